@@ -1,0 +1,3 @@
+"""sslkit: components for composing self-supervised objectives."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+"""Pixels to an image vector, patch tokens and their grid."""
+
+from sslkit.backbones.timm_model import Timm as Timm

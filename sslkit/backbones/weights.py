@@ -1,0 +1,127 @@
+"""Weights in and out: checkpoints in the authors' layout, and export to timm's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from sslkit.backbones.timm_model import Timm
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+OUTPUTS = {"last_layer": "image", "last_layer_c": "region"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a state dict."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]  # in the module, not in the file
+    unexpected: tuple[str, ...]  # in the file, not in the module
+    misshapen: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} loaded"]
+        for what in ("missing", "unexpected", "misshapen"):
+            names = getattr(self, what)
+            shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            parts.append(f"{len(names)} {what}" + (f" ({shown})" if names else ""))
+        return "; ".join(parts)
+
+
+def load(module: nn.Module, state: Mapping[str, Tensor], *, strict: bool = True) -> Report:
+    """Copy a state dict into a module and count what matched.
+
+    Raises:
+        ValueError: anything is missing, unexpected or misshapen and `strict` is on; nothing has been copied then.
+    """
+    own = module.state_dict()
+    misshapen = [
+        f"{name} {tuple(x.shape)} for {tuple(own[name].shape)}"
+        for name, x in state.items()
+        if isinstance(own.get(name), Tensor) and own[name].shape != x.shape
+    ]
+    fits = {name: x for name, x in state.items() if isinstance(own.get(name), Tensor) and own[name].shape == x.shape}
+    report = Report(
+        loaded=tuple(fits),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+        misshapen=tuple(misshapen),
+    )
+    if strict and (report.missing or report.unexpected or report.misshapen):
+        raise ValueError(f"the weights do not fit: {report}")
+    module.load_state_dict(fits, strict=False)
+    return report
+
+
+def from_authors(state: Mapping[str, Tensor], *, outputs: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """A network's state dict in our names out of one in the layout of DINO's, CrIBo's and AdaSim's checkpoints.
+
+    Takes off `module.`, renames the backbone and the head's layers, and understands both spellings of weight
+    normalisation. A `fc_norm` or classifier in the file stays and counts as unexpected.
+
+    Args:
+        outputs: our output layer for each of the authors' last layers.
+    """
+    outputs = OUTPUTS if outputs is None else outputs
+    renamed = {}
+    for name, x in state.items():
+        name = name.removeprefix("module.")
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        name = name.replace("parametrizations.weight.original1", "weight_v")
+        if name.startswith("backbone."):
+            name = "backbone.model." + name.removeprefix("backbone.").replace("register_tokens", "reg_token")
+        elif name.startswith("head."):
+            layer, _, rest = name.removeprefix("head.").partition(".")
+            name = f"heads.0.outputs.{outputs[layer]}.{rest}" if layer in outputs else f"heads.0.{layer}.{rest}"
+        renamed[name] = x
+    return renamed
+
+
+def read_authors(path: Path, *, network: str = "teacher") -> dict[str, Tensor]:
+    """The state dict of one network of an authors' checkpoint file, in our names.
+
+    Old files hold an argparse namespace beside the weights; that class is the only one let through.
+
+    Raises:
+        ValueError: the file has no such network.
+    """
+    import argparse
+
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        file = torch.load(path, map_location="cpu", weights_only=True)
+    if network not in file:
+        raise ValueError(f"{path} has no {network!r}; it has: {', '.join(map(str, file))}")
+    return from_authors(file[network])
+
+
+def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Mapping[str, str] | None = None) -> None:
+    """Write `model.safetensors` and `config.json` that `timm.create_model("local-dir:FOLDER")` loads.
+
+    Args:
+        image_size: pixels of a side that the model was trained at; timm builds the model for it.
+        provenance: texts kept in the metadata of the tensor file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = backbone.model
+    config: dict[str, Any] = {
+        "input_size": (3, image_size, image_size),
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "num_classes": 0,
+        **IMAGENET,
+    }
+    model.pretrained_cfg = {**model.pretrained_cfg, "architecture": backbone.name, **config}
+    arguments = {"num_classes": 0, **backbone.arguments}
+    save_for_hf(model, str(folder), model_config=config, model_args=arguments, safe_serialization=True)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", **dict(provenance or {})})
+    json.loads((folder / "config.json").read_text())

@@ -1,0 +1,48 @@
+"""Centering by Sinkhorn balancing."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sslkit import distributed, ops
+from sslkit.centerings.base import Centering
+from sslkit.registry import register
+from sslkit.schedules import Scheduled
+
+
+@register("centerings")
+class Balance(Centering):
+    """The offsets that make every prototype equally popular in this batch: no state, and no uniform collapse.
+
+    Balancing multiplies prototype c of every row by one factor exp(v_c); softmax((t + T v) / T) is therefore the balanced
+    assignment, so -T v is a centre. All ranks balance together.
+
+    Args:
+        temperature: divides logits; the same as the teacher temperature of the terms that use the head.
+        n_rounds: Sinkhorn iterations.
+
+    Source: SwAV (arXiv:2006.09882); used in place of the running mean by DINOv2 (arXiv:2304.07193).
+    """
+
+    def __init__(self, *, temperature: Scheduled = 0.04, n_rounds: int = 3):
+        super().__init__()
+        if n_rounds < 1:
+            raise ValueError(f"n_rounds={n_rounds}: at least 1 is needed")
+        self.n_rounds = n_rounds
+        self.schedule("temperature", temperature)
+
+    @torch.no_grad()
+    def forward(self, logits: Float[Tensor, "n c"], weight: Float[Tensor, " n"]) -> Float[Tensor, " c"]:
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        n_rows = distributed.total(weight.sum()).clamp(min=1e-12)
+        columns = logits.new_full(logits.shape[1:], 1 / logits.shape[1])
+        _, v = ops.sinkhorn(
+            logits / self.temperature,
+            (weight / n_rows).to(logits.dtype),
+            columns,
+            self.n_rounds,
+            total=distributed.total,
+        )
+        return -self.temperature * (v - v.mean())

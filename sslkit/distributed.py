@@ -1,0 +1,75 @@
+"""What ranks say to one another. With one process every function is the identity and nothing has to be set up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def is_on() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if is_on() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_on() else 1
+
+
+def start(device: torch.device) -> None:
+    """Join the group that torchrun or Slurm describes in the environment; alone, do nothing."""
+    if is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+
+
+def stop() -> None:
+    if is_on():
+        dist.destroy_process_group()
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over ranks, without gradient."""
+    if world_size() == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all ranks in rank order; every rank may have its own number of them. Without gradient."""
+    if world_size() == 1:
+        return x
+    counts = torch.zeros(world_size(), dtype=torch.long, device=x.device)
+    counts[rank()] = x.shape[0]
+    sizes = total(counts).tolist()
+    padded = x.new_zeros(max(sizes), *x.shape[1:])
+    padded[: x.shape[0]] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over ranks; a rank without one counts as zero."""
+    if world_size() == 1:
+        return
+    for p in parameters:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        dist.all_reduce(p.grad)
+        p.grad /= world_size()
+
+
+def agree(module: nn.Module) -> None:
+    """Give every rank the parameters and buffers of rank 0."""
+    if world_size() > 1:
+        for x in (*module.parameters(), *module.buffers()):
+            dist.broadcast(x.detach(), 0)

@@ -1,0 +1,95 @@
+"""Scores of vectors against learned prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sslkit.component import Component
+from sslkit.registry import register
+
+
+class WeightNorm(nn.Module):
+    """A linear layer without bias whose rows are `magnitude * direction / |direction|`.
+
+    `weight_g` (out, 1) and `weight_v` (out, in) bear the names of the authors' checkpoints.
+    """
+
+    def __init__(self, dim: int, n_out: int, *, learn_magnitude: bool):
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(n_out, 1), requires_grad=learn_magnitude)
+        self.weight_v = nn.Parameter(nn.init.trunc_normal_(torch.empty(n_out, dim), std=0.02))
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=-1))
+
+
+@register("heads")
+class Prototypes(Component):
+    """A shared MLP, l2-normalised, scored against the prototypes of one of several named output layers.
+
+    Args:
+        outputs: number of prototypes of each output layer, by the name that terms call it.
+        dim: width of the rows that come in; a method fills it in when it is left out.
+        hidden, bottleneck: widths inside the MLP and at its end.
+        n_layers: linear layers of the MLP.
+        batch_norm: BatchNorm after every hidden linear layer.
+        learn_magnitude: train the length of each prototype; otherwise it stays 1 (`norm_last_layer` of the authors).
+
+    Source: DINO (arXiv:2104.14294); two output layers on one trunk as in CrIBo (arXiv:2310.07855).
+
+    Example:
+        >>> head = Prototypes({"image": 8, "region": 4}, dim=6, hidden=16, bottleneck=5)
+        >>> head(torch.randn(3, 6), "region").shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        outputs: Mapping[str, int],
+        *,
+        dim: int | None = None,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        n_layers: int = 3,
+        batch_norm: bool = False,
+        learn_magnitude: bool = False,
+    ):
+        super().__init__()
+        if not outputs or min(outputs.values()) < 2:
+            raise ValueError(f"outputs={dict(outputs)}: at least one output layer with two or more prototypes is needed")
+        if n_layers < 1:
+            raise ValueError(f"n_layers={n_layers}: at least 1 is needed")
+        self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
+        self.names = tuple(outputs)
+        self.outputs = nn.ModuleDict(
+            {name: WeightNorm(bottleneck, n, learn_magnitude=learn_magnitude) for name, n in outputs.items()}
+        )
+        if dim is not None:
+            self.build(dim)
+
+    def build(self, dim: int) -> None:
+        """Make the MLP for rows of width `dim`."""
+        widths = [dim, *[self.hidden] * (self.n_layers - 1), self.bottleneck]
+        layers: list[nn.Module] = []
+        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            layers.append(_linear(n_in, n_out))
+            if i + 1 < self.n_layers:
+                layers += [nn.BatchNorm1d(n_out)] if self.batch_norm else []
+                layers.append(nn.GELU())
+        self.mlp = nn.Sequential(*layers)
+
+    def forward(self, rows: Float[Tensor, "n d"], output: str) -> Float[Tensor, "n c"]:
+        scores: Tensor = self.outputs[output](F.normalize(self.mlp(rows), dim=-1))
+        return scores
+
+
+def _linear(n_in: int, n_out: int) -> nn.Linear:
+    layer = nn.Linear(n_in, n_out)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer

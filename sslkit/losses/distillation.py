@@ -1,0 +1,43 @@
+"""Cross-entropy between a teacher's and a student's scores."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sslkit.component import Component
+from sslkit.registry import register
+from sslkit.schedules import Scheduled
+from sslkit.types import Pairs
+
+
+@register("losses")
+class Distillation(Component):
+    """Cross-entropy from the sharpened teacher to the student, teacher logits already centred by their head.
+
+        L = - sum_n w_n  softmax(t_j(n) / T_t) . log softmax(s_i(n) / T_s)
+
+    Log-probabilities are float32 under mixed precision.
+
+    Source: DINO (arXiv:2104.14294). Deliberate difference: the centre moves after the optimiser step, outside the loss.
+
+    Example:
+        >>> Distillation()(torch.zeros(2, 4), torch.zeros(2, 4), Pairs.diagonal(2)).shape
+        torch.Size([])
+    """
+
+    def __init__(self, *, student_temperature: Scheduled = 0.1, teacher_temperature: Scheduled = 0.04):
+        super().__init__()
+        self.schedule("student_temperature", student_temperature)
+        self.schedule("teacher_temperature", teacher_temperature)
+
+    def forward(
+        self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs
+    ) -> Float[Tensor, ""]:
+        with torch.autocast(prediction.device.type, enabled=False):
+            wide = torch.float64 if prediction.dtype == torch.float64 else torch.float32
+            q = F.softmax(target.to(wide) / self.teacher_temperature, dim=-1)
+            log_p = F.log_softmax(prediction.to(wide) / self.student_temperature, dim=-1)
+            return -(pairs.weight * torch.einsum("nc,nc->n", q[pairs.j], log_p[pairs.i])).sum()

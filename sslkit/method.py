@@ -1,0 +1,346 @@
+"""The sentence that joins the parts: two networks, regions, searches, terms, and what moves after a step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sslkit import distributed, draws, ops
+from sslkit.centerings import Centering, Mean
+from sslkit.component import Component
+from sslkit.geometry import patch_positions
+from sslkit.memories import Memory
+from sslkit.registry import top_level
+from sslkit.schedules import Cosine, Scheduled, Time
+from sslkit.types import Batch, Features, Matches, Outcome, Pairs, Queries, Regions, Rows, Step, View
+
+
+class Network(nn.Module):
+    """A backbone and its heads; every head names its output layers."""
+
+    def __init__(self, backbone: Component, heads: Sequence[Component]):
+        super().__init__()
+        self.backbone, self.heads = backbone, nn.ModuleList(heads)
+        names = [name for head in heads for name in head.names]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two heads of the method have an output named {name!r}: rename one")
+        self.head_of = {name: i for i, head in enumerate(heads) for name in head.names}
+
+    def forward(self, views: Sequence[View], index: Int[Tensor, " b"]) -> Features:
+        """One pass of the backbone for each resolution, views of the same size together."""
+        sizes = [tuple(v.pixels.shape[-2:]) for v in views]
+        images: dict[int, Tensor] = {}
+        patches: dict[int, Tensor] = {}
+        grids: dict[int, tuple[int, int]] = {}
+        for size in dict.fromkeys(sizes):
+            chosen = [v for v, s in enumerate(sizes) if s == size]
+            image, patch, grid = self.backbone(torch.cat([views[v].pixels for v in chosen]))
+            for v, x, y in zip(chosen, image.chunk(len(chosen)), patch.chunk(len(chosen)), strict=True):
+                images[v], patches[v], grids[v] = x, y, grid
+        order = range(len(views))
+        return Features(
+            images=tuple(images[v] for v in order),
+            patches=tuple(patches[v] for v in order),
+            grids=tuple(grids[v] for v in order),
+            index=index,
+            sources=tuple(v.source for v in views),
+        )
+
+    def project(self, rows: Float[Tensor, "n d"], output: str) -> Float[Tensor, "n c"]:
+        """Rows through the head that has the output layer.
+
+        Raises:
+            ValueError: no head has it.
+        """
+        if output not in self.head_of:
+            raise ValueError(f"head={output!r} is not an output of the method's heads; they have: {', '.join(self.head_of)}")
+        logits: Tensor = self.heads[self.head_of[output]](rows, output)
+        return logits
+
+    def output_layers(self) -> Iterator[nn.Parameter]:
+        """Parameters of the last layer of every head."""
+        for head in self.heads:
+            yield from head.outputs.parameters()
+
+
+@top_level
+class Search(Component):
+    """Which rows of this step look for their like, where, and how the answers are judged.
+
+    Args:
+        level: the teacher's `"region"` rows or its `"image"` vectors.
+    """
+
+    def __init__(self, *, matcher: Component, memory: Memory, level: Literal["region", "image"] = "region"):
+        super().__init__()
+        if level not in ("region", "image"):
+            raise ValueError(f"level={level!r}: give 'region' or 'image'")
+        self.level, self.matcher, self.memory = level, matcher, memory
+
+    def queries(self, batch: Batch, teacher: Features, regions: Regions | None) -> Queries:
+        n_planes = len(teacher.images)
+        if self.level == "image":
+            centre = torch.stack([v.box[:, :2] + v.box[:, 2:] / 2 for v in batch.global_views])
+            item = torch.arange(len(batch.index), device=batch.index.device)
+            rows = torch.stack(teacher.images)
+            return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)))
+        if regions is None:
+            raise ValueError("level='region' needs regions, but the method has no clusterer (Method.clusterer)")
+        n = len(regions)
+        return Queries(
+            rows=regions.teacher.rows.view(n_planes, n, -1),
+            item=regions.teacher.item[:n],
+            images=batch.index,
+            place=regions.place,
+            weight=regions.teacher.weight[:n],
+        )
+
+    def forward(self, batch: Batch, teacher: Features, regions: Regions | None) -> Matches:
+        matches: Matches = self.matcher(self.queries(batch, teacher, regions), self.memory)
+        return matches
+
+    def update(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            step = outcome.step
+            self.memory.push(self.queries(step.batch, step.teacher, step.regions))
+
+
+@top_level
+class Term(Component):
+    """One loss with its pairs, its head and its weight.
+
+    Args:
+        weight: factor of the loss in the objective.
+        start_epoch: before this epoch the term is 0 and costs nothing.
+    """
+
+    def __init__(
+        self, *, aligner: Component, loss: Component, head: str, weight: Scheduled = 1.0, start_epoch: int = 0
+    ):
+        super().__init__()
+        self.aligner, self.loss, self.head, self.start_epoch = aligner, loss, head, start_epoch
+        self.is_on = start_epoch == 0
+        self.schedule("weight", weight)
+
+    def set_time(self, time: Time) -> None:
+        super().set_time(time)
+        self.is_on = time.epoch >= self.start_epoch
+
+
+@top_level
+class Method(Component):
+    """A self-supervised objective: a weighted sum of terms between a student and its running average.
+
+    Args:
+        backbone, heads: the student; the teacher starts as its copy.
+        terms: by name; the names stand in the log.
+        clusterer: makes the regions, from the teacher's patch tokens of all global views together.
+        searches: by name; aligners refer to them.
+        momentum: of the teacher; 1 leaves it as it is.
+        centering: for every output layer, or one for each by name.
+        freeze_outputs_epochs: epochs before which the heads' last layers are not trained.
+        static_shapes: keep rows of empty regions, with weight 0, so that shapes never change (for compilation); the
+            numbers are the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Component,
+        heads: Sequence[Component],
+        terms: Mapping[str, Term],
+        clusterer: Component | None = None,
+        searches: Mapping[str, Search] | None = None,
+        momentum: Scheduled | None = None,
+        centering: Centering | Mapping[str, Centering] | None = None,
+        freeze_outputs_epochs: int = 0,
+        static_shapes: bool = False,
+    ):
+        super().__init__()
+        if not terms:
+            raise ValueError("terms={}: a method needs at least one term")
+        for head in heads:
+            head.build(backbone.dim)
+        self.student = Network(backbone, heads)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.teacher.backbone.without_drop_path()
+        self.clusterer, self.terms = clusterer, nn.ModuleDict(terms)
+        self.searches: nn.ModuleDict = nn.ModuleDict(searches or {})
+        for search in self.searches.values():
+            search.memory.build(n_per_image=self._n_per_image(search), dim=backbone.dim)
+        self.centerings = nn.ModuleDict(self._centerings(centering or Mean()))
+        self.freeze_outputs_epochs, self.static_shapes = freeze_outputs_epochs, static_shapes
+        self.outputs_frozen = freeze_outputs_epochs > 0
+        self.schedule("momentum", Cosine(0.996, 1.0) if momentum is None else momentum)
+
+    def _n_per_image(self, search: Search) -> int:
+        if search.level == "image":
+            return 1
+        if self.clusterer is None:
+            raise ValueError("a search at level='region' needs regions, but the method has no clusterer (Method.clusterer)")
+        return int(self.clusterer.n_clusters)
+
+    def _centerings(self, given: Centering | Mapping[str, Centering]) -> dict[str, Centering]:
+        made = {}
+        for head in self.student.heads:
+            for name, layer in head.outputs.items():
+                if isinstance(given, Mapping) and name not in given:
+                    raise ValueError(f"centering has no entry for the output layer {name!r}; it has: {', '.join(given)}")
+                made[name] = copy.deepcopy(given[name] if isinstance(given, Mapping) else given)
+                made[name].build(layer.weight_v.shape[0])
+        return made
+
+    def set_time(self, time: Time) -> None:
+        super().set_time(time)
+        for term in self.terms.values():
+            term.set_time(time)
+        self.outputs_frozen = time.epoch < self.freeze_outputs_epochs
+
+    def forward(self, batch: Batch, seeds: Int[Tensor, "b k"] | None = None) -> Outcome:
+        """The losses of one batch. Nothing is written: `update` moves the state after the optimiser's step.
+
+        Args:
+            seeds: tokens that start the clusters of each image; drawn by the batch's seed, epoch and index if not given.
+        """
+        student: Features = self.student(batch.views, batch.index)
+        with torch.no_grad():
+            teacher: Features = self.teacher(batch.global_views, batch.index)
+        regions = None if self.clusterer is None else self.regions(batch, student, teacher, seeds)
+        matches = {name: search(batch, teacher, regions) for name, search in self.searches.items()}
+        step = Step(batch, student, teacher, regions, matches)
+        on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
+        pairs = {name: self._pairs(name, term, step) for name, term in on.items()}
+        targets = _Projected(self.teacher)
+        with torch.no_grad():
+            for name, term in on.items():
+                targets(pairs[name].target, term.head)
+            own = self._own_targets(step, targets)
+            offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
+        predictions = _Projected(self.student)
+        losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
+        for name, term in on.items():
+            target = targets(pairs[name].target, term.head) - offsets[term.head]
+            prediction = predictions(pairs[name].prediction, term.head)
+            losses[name] = term.weight * term.loss(prediction, target, pairs[name])
+        return Outcome(losses, step, own)
+
+    def regions(
+        self, batch: Batch, student: Features, teacher: Features, seeds: Int[Tensor, "b k"] | None = None
+    ) -> Regions:
+        """The parts of each image, clustered over its global views and pooled from both networks."""
+        views = range(batch.n_global)
+        if len(set(teacher.sources)) > 1 or len({x.shape[1] for x in teacher.patches}) > 1:
+            raise ValueError(
+                f"regions are clustered over all global views together, so these must show one image at one size; they "
+                f"show sources {teacher.sources} with {[x.shape[1] for x in teacher.patches]} patches"
+            )
+        clusterer = self.clusterer
+        assert clusterer is not None
+        k = int(clusterer.n_clusters)
+        tokens = torch.cat(teacher.patches, dim=1)
+        positions = torch.cat(
+            [patch_positions(v, g) for v, g in zip(batch.global_views, teacher.grids, strict=True)], dim=1
+        )
+        n = tokens.shape[1]
+        if seeds is None and k <= n:
+            seeds = draws.distinct(batch.seed, batch.epoch, batch.index, n, k, "clusters")
+        joint = clusterer(tokens, positions, seeds)
+        assignment = ops.per_column(torch.stack(joint.chunk(len(views), dim=1)))
+        valid = (assignment > 0).any(dim=2).all(dim=0)
+        static = self.static_shapes or batch.index.is_meta
+        kept = torch.arange(valid.numel(), device=valid.device) if static else valid.flatten().nonzero()[:, 0]
+        weight = valid.flatten()[kept].to(assignment.dtype).repeat(len(views))
+
+        def pooled(rows: Sequence[Tensor]) -> Tensor:
+            stacked = torch.stack(list(rows)).to(assignment.dtype)
+            return ops.pool(stacked, assignment).flatten(1, 2)[:, kept]
+
+        def located(rows: Sequence[Tensor]) -> Rows:
+            view = torch.arange(len(views), device=kept.device).repeat_interleave(len(kept))
+            item = (kept // k).repeat(len(views))
+            return Rows(pooled(rows).flatten(0, 1), view, item, batch.index[item], weight)
+
+        with torch.autocast(tokens.device.type, enabled=False):
+            return Regions(
+                assignment=assignment,
+                valid=valid,
+                student=located([student.patches[v] for v in views]),
+                teacher=located(teacher.patches),
+                cluster=kept % k,
+                place=pooled(positions.chunk(len(views), dim=1)),
+            )
+
+    def _pairs(self, name: str, term: Term, step: Step) -> Pairs:
+        try:
+            pairs: Pairs = term.aligner(step)
+        except ValueError as error:
+            raise ValueError(f"term {name!r}: {error}") from error
+        return pairs if self.static_shapes or step.batch.index.is_meta else pairs.without_idle_targets()
+
+    def _own_targets(self, step: Step, targets: _Projected) -> dict[str, tuple[Tensor, Tensor]]:
+        """Raw teacher logits of this batch's own rows for each head; of whatever rows it had where none are its own."""
+        own = {id(rows.rows): rows.weight for rows in _rows_of(step)}
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for head in targets.heads:
+            every = targets.of(head)
+            mine = [(logits, own[id(rows)]) for rows, logits in every if id(rows) in own]
+            chosen = mine or [(logits, logits.new_ones(len(logits))) for _, logits in every]
+            found[head] = torch.cat([x for x, _ in chosen]), torch.cat([w for _, w in chosen])
+        return found
+
+    @torch.no_grad()
+    def update(self, outcomes: list[Outcome]) -> None:
+        """Move the teacher, the memories and the centres, once per optimiser step; nothing else writes state."""
+        for search in self.searches.values():
+            search.update(outcomes)
+        for name, centering in self.centerings.items():
+            seen = [outcome.targets[name] for outcome in outcomes if name in outcome.targets]
+            if seen:
+                centering.move(torch.cat([x for x, _ in seen]), torch.cat([w for _, w in seen]))
+        for mean, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            mean.mul_(self.momentum).add_((1 - self.momentum) * new)
+
+    def drop_frozen_gradients(self) -> None:
+        """Forget the gradients of the heads' last layers while these are frozen."""
+        if self.outputs_frozen:
+            for parameter in self.student.output_layers():
+                parameter.grad = None
+
+
+class _Projected:
+    """Logits of rows that have passed a head of one network in this step, each (rows, output layer) once."""
+
+    def __init__(self, network: Network):
+        self.network = network
+        self.made: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # keeps the rows alive, so that ids stay theirs
+
+    def __call__(self, rows: Tensor, output: str) -> Tensor:
+        key = id(rows), output
+        if key not in self.made:
+            self.made[key] = rows, self.network.project(rows, output)
+        return self.made[key][1]
+
+    @property
+    def heads(self) -> list[str]:
+        return list(dict.fromkeys(output for _, output in self.made))
+
+    def of(self, output: str) -> list[tuple[Tensor, Tensor]]:
+        return [made for (_, name), made in self.made.items() if name == output]
+
+
+def _rows_of(step: Step) -> Iterator[Rows]:
+    """The teacher's own rows of a step."""
+    yield step.teacher.image
+    if "patch" in vars(step.teacher):  # made on first use; asking would copy every token
+        yield step.teacher.patch
+    if step.regions is not None:
+        yield step.regions.teacher
+
+
+__all__ = ["Method", "Network", "Search", "Term"]

@@ -1,0 +1,60 @@
+"""Pure tensor functions that more than one component needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def sinkhorn(
+    scores: Float[Tensor, "*b n k"],
+    row_mass: Float[Tensor, "*b n"],
+    column_mass: Float[Tensor, "*b k"],
+    n_rounds: int,
+    *,
+    total: Callable[[Tensor], Tensor] = lambda x: x,
+) -> tuple[Float[Tensor, "*b n k"], Float[Tensor, "*b k"]]:
+    """The transport plan `exp(scores + u + v)` whose rows and columns have the given masses, and its `v`.
+
+    Each round scales rows, then columns, so the columns are exact and the rows nearly so. The plan is never rescaled as
+    a whole: two matrix-vector products a round move `u` and `v`.
+
+    Args:
+        total: adds up column sums over ranks, where rows are spread over them.
+
+    Source: Cuturi 2013 (arXiv:1306.0895).
+    """
+    tiny = torch.finfo(scores.dtype).tiny
+    kernel = (scores - scores.amax(dim=-1, keepdim=True)).exp()  # a factor per row is absorbed by u
+    column = torch.ones_like(column_mass)[..., None]
+    row = row_mass[..., None]
+    for _ in range(n_rounds):
+        row = row_mass[..., None] / (kernel @ column).clamp(min=tiny)
+        column = column_mass[..., None] / total(kernel.mT @ row).clamp(min=tiny)
+    return kernel * row * column.mT, column[..., 0].clamp(min=tiny).log()
+
+
+def pool(tokens: Float[Tensor, "*b n d"], assignment: Float[Tensor, "*b n k"]) -> Float[Tensor, "*b k d"]:
+    """Sum of the tokens of each cluster, weighted by the assignment: their mean where columns sum to 1."""
+    return assignment.mT @ tokens
+
+
+def per_column(assignment: Float[Tensor, "*b n k"]) -> Float[Tensor, "*b n k"]:
+    """The assignment with every non-empty column scaled to sum 1; empty ones stay zero."""
+    mass = assignment.sum(dim=-2, keepdim=True)
+    return assignment / torch.where(mass > 0, mass, 1.0)
+
+
+def one_hot(labels: Int[Tensor, "*b n"], k: int) -> Float[Tensor, "*b n k"]:
+    """Labels as a float assignment."""
+    return torch.zeros(*labels.shape, k, device=labels.device).scatter_(-1, labels[..., None], 1.0)
+
+
+def nearest(queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"]) -> Int[Tensor, " q"]:
+    """Index of the bank row of largest cosine similarity to each query, in float32."""
+    q, b = F.normalize(queries.float(), dim=-1), F.normalize(bank.float(), dim=-1)
+    return (q @ b.mT).argmax(dim=-1)

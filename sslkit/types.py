@@ -1,0 +1,258 @@
+"""The records that components hand to one another. Values move one way, in these and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names one random draw: the same key draws the same numbers on any worker, rank or restart."""
+
+    seed: int
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item of a data set: an RGB image and, where the set has them, its labels."""
+
+    image: Image
+    index: int
+    label: int | None = None
+    mask: Int[Tensor, "h w"] | None = None  # class of every pixel
+    instances: Int[Tensor, "h w"] | None = None  # object of every pixel, 0 where there is none
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented version of an image and the numbers that say where its pixels come from.
+
+    `box` is (left, top, width, height) in source pixels, taken before the flip; `size` is (width, height) of the
+    source. Augmenters make single views (no batch axis), a loader stacks them along a leading one.
+    """
+
+    pixels: Float[Tensor, "*b 3 h w"]
+    box: Float[Tensor, "*b 4"]
+    flip: Bool[Tensor, "*b"]
+    size: Float[Tensor, "*b 2"]
+    source: int = 0  # 0 = the query image, 1 = its partner, ...
+
+    @staticmethod
+    def stack(views: Sequence[View]) -> View:
+        """One batched view out of single ones of the same source."""
+        return View(
+            *(torch.stack([getattr(v, name) for v in views]) for name in ("pixels", "box", "flip", "size")),
+            source=views[0].source,
+        )
+
+    def to(self, device: torch.device | str) -> View:
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("pixels", "box", "flip", "size")}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> View:
+        pinned = {name: getattr(self, name).pin_memory() for name in ("pixels", "box", "flip", "size")}
+        return replace(self, **pinned)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on: views (globals first), and which images of which epoch they show."""
+
+    views: tuple[View, ...]
+    n_global: int
+    index: Int[Tensor, " b"]
+    epoch: int = 0
+    seed: int = 0
+
+    @property
+    def global_views(self) -> tuple[View, ...]:
+        return self.views[: self.n_global]
+
+    def to(self, device: torch.device | str) -> Batch:
+        return replace(self, views=tuple(v.to(device) for v in self.views), index=self.index.to(device))
+
+    def pin_memory(self) -> Batch:
+        return replace(self, views=tuple(v.pin_memory() for v in self.views), index=self.index.pin_memory())
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Vectors together with where each comes from: its view, its place in the batch, its image in the data set."""
+
+    rows: Float[Tensor, "n d"]
+    view: Int[Tensor, " n"]
+    item: Int[Tensor, " n"]
+    ids: Int[Tensor, " n"]
+    weight: Float[Tensor, " n"]  # 0 for rows that only keep a shape static
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Outputs of one network's backbone: per view an image vector and the patch tokens on their grid."""
+
+    images: tuple[Float[Tensor, "b d"], ...]
+    patches: tuple[Float[Tensor, "b n d"], ...]
+    grids: tuple[tuple[int, int], ...]
+    index: Int[Tensor, " b"]
+    sources: tuple[int, ...]
+
+    @cached_property
+    def image(self) -> Rows:
+        """All image vectors, view-major."""
+        return self._rows([x[:, None] for x in self.images])
+
+    @cached_property
+    def patch(self) -> Rows:
+        """All patch tokens, view-major, then image, then row-major over the grid."""
+        return self._rows(self.patches)
+
+    def _rows(self, views: Sequence[Float[Tensor, "b n d"]]) -> Rows:
+        device = self.index.device
+        b, sizes = self.index.shape[0], [x.shape[1] for x in views]
+        item = [torch.arange(b, device=device).repeat_interleave(n) for n in sizes]
+        rows = torch.cat([x.flatten(0, 1) for x in views])
+        return Rows(
+            rows=rows,
+            view=torch.cat([torch.full((b * n,), v, device=device) for v, n in enumerate(sizes)]),
+            item=torch.cat(item),
+            ids=torch.cat([self.index[i] for i in item]),
+            weight=torch.ones(rows.shape[0], device=device),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The parts of each image as seen in every global view.
+
+    Row `r` of view `v` stands at `v * n + r` in `student` and `teacher`, and is the same cluster of the same image in
+    every view; regions are image-major, then by cluster. `valid` says which clusters have a token in every view.
+    """
+
+    assignment: Float[Tensor, "v b n k"]  # every non-empty column sums to 1 inside its view
+    valid: Bool[Tensor, "b k"]
+    student: Rows
+    teacher: Rows
+    cluster: Int[Tensor, " n"]
+    place: Float[Tensor, "v n 2"]  # mean (x, y) of the region in source pixels
+
+    @property
+    def n_views(self) -> int:
+        return self.assignment.shape[0]
+
+    def __len__(self) -> int:
+        """Regions per view."""
+        return self.cluster.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Rows that look for their like in a memory, in aligned planes: row `q` of every plane is the same thing."""
+
+    rows: Float[Tensor, "p q d"]
+    item: Int[Tensor, " q"]  # place of each query's image in `images`; never falls
+    images: Int[Tensor, " b"]  # the images that were asked, also those without a query
+    place: Float[Tensor, "p q 2"]  # mean (x, y) in source pixels
+    weight: Float[Tensor, " q"]  # 0 for rows that only keep a shape static
+
+    @staticmethod
+    def of(rows: Float[Tensor, "p q d"], counts: Sequence[int] | None = None) -> Queries:
+        """Plain rows, one for each image, or `counts[i]` of them for image i."""
+        planes, n, _ = rows.shape
+        counts_ = torch.tensor([1] * n if counts is None else list(counts), device=rows.device)
+        images = torch.arange(len(counts_), device=rows.device)
+        return Queries(
+            rows=rows,
+            item=images.repeat_interleave(counts_),
+            images=images,
+            place=rows.new_zeros(planes, n, 2),
+            weight=rows.new_ones(n),
+        )
+
+    def dropping_idle(self) -> Queries:
+        """The same queries without those of weight 0."""
+        keep = self.weight != 0
+        return replace(
+            self, rows=self.rows[:, keep], item=self.item[keep], place=self.place[:, keep], weight=self.weight[keep]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """For each plane and query: an entry of the memory, how far to trust it, and the row found in that plane."""
+
+    index: Int[Tensor, "p q"]
+    weight: Float[Tensor, "p q"]
+    rows: Float[Tensor, "p q d"]
+    ids: Int[Tensor, "p q"]  # image of each entry found, -1 where the memory was empty
+    place: Float[Tensor, "p q 2"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Row `i[n]` of `prediction` should look like row `j[n]` of `target`, as much as `weight[n]` says.
+
+    Weights are final: a loss is their weighted sum. Rows are distinct, so a head sees each of them once.
+    """
+
+    prediction: Float[Tensor, "p d"]
+    target: Float[Tensor, "t d"]
+    i: Int[Tensor, " n"]
+    j: Int[Tensor, " n"]
+    weight: Float[Tensor, " n"]
+    owner: Int[Tensor, " t"]  # image of each target row; contrastive losses find their negatives by it
+
+    @staticmethod
+    def diagonal(n: int, weight: Sequence[float] | None = None) -> Pairs:
+        """Row `i` against row `i`, of equal weight unless given: for tests, and for rows that are aligned already."""
+        rows, index = torch.zeros(n, 0), torch.arange(n)
+        final = torch.full((n,), 1 / n) if weight is None else torch.tensor(weight)
+        return Pairs(rows, rows, index, index, final, index)
+
+    def without_idle_targets(self) -> Pairs:
+        """The same pairs without those of weight 0, and without target rows that no pair is left for."""
+        keep = self.weight != 0
+        used, j = self.j[keep].unique(return_inverse=True)
+        if len(used) == self.target.shape[0]:
+            return replace(self, i=self.i[keep], j=self.j[keep], weight=self.weight[keep])
+        return replace(
+            self, target=self.target[used], i=self.i[keep], j=j, weight=self.weight[keep], owner=self.owner[used]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Everything computed for one batch before its losses; what aligners choose from."""
+
+    batch: Batch
+    student: Features
+    teacher: Features
+    regions: Regions | None
+    matches: Mapping[str, Matches]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one batch came to: a loss per term, and what `update` needs to move the state."""
+
+    losses: Mapping[str, Tensor]
+    step: Step
+    targets: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # per head: own raw logits, row weights
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack(list(self.losses.values())).sum()
