@@ -23,6 +23,17 @@ def world_size() -> int:
     return dist.get_world_size() if is_on() else 1
 
 
+def local_rank() -> int:
+    """This process's number on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    if is_on():
+        dist.barrier()
+
+
 def start(device: torch.device) -> None:
     """Join the group that torchrun or Slurm describes in the environment; alone, do nothing."""
     if is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sslkit import distributed, draws, ops
+from sslkit import draws, ops, precision
 from sslkit.centerings import Centering, Mean
 from sslkit.component import Component
 from sslkit.geometry import patch_positions
@@ -266,7 +266,7 @@ class Method(Component):
             item = (kept // k).repeat(len(views))
             return Rows(pooled(rows).flatten(0, 1), view, item, batch.index[item], weight)
 
-        with torch.autocast(tokens.device.type, enabled=False):
+        with precision.full(tokens.device):
             return Regions(
                 assignment=assignment,
                 valid=valid,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -22,7 +23,7 @@ ROLES = (
     "aligners",
     "losses",
     "schedules",
-    "protocols",
+    "evaluate",
 )
 ENTRY_POINTS = "sslkit.components"
 
@@ -86,3 +87,14 @@ def load_plugins() -> list[str]:
         else:
             loaded.append(point.name)
     return loaded
+
+
+def entry_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let gin files bind the parameters of a function that is called by us: for gin it only hands its arguments back."""
+
+    @functools.wraps(function)
+    def arguments(**given: Any) -> dict[str, Any]:
+        return given
+
+    gin.register(function.__name__)(arguments)
+    return function

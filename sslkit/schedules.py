@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +15,15 @@ from sslkit.registry import register
 
 @dataclass(frozen=True)
 class Time:
-    """A moment of a run: `step` of `n_steps`, of which `steps_per_epoch` make one pass over the data."""
+    """A moment of a run: `step` of `n_steps`, of which `steps_per_epoch` make one pass over the data.
+
+    `batch_size` is what one step takes over all ranks.
+    """
 
     step: int = 0
     n_steps: int = 1
     steps_per_epoch: int = 1
+    batch_size: int = 256
 
     @property
     def epoch(self) -> int:
@@ -100,6 +105,19 @@ class Cosine(Schedule):
             return _ramp(self.warmup_start, self.start, time.step, warmup)
         phase = min(1.0, (time.step - warmup) / max(1, time.n_steps - warmup))
         return self.end + 0.5 * (self.start - self.end) * (1 + math.cos(math.pi * phase))
+
+
+@register("schedules")
+class ScaledCosine(Cosine):
+    """A `Cosine` whose `start` is given per 256 images of a step, and whose `end` is not scaled.
+
+    Source: the learning rate of DINO, CrIBo and AdaSim; linear scaling rule of Goyal et al. (arXiv:1706.02677).
+    """
+
+    def __call__(self, time: Time) -> float:
+        scaled = copy.copy(self)
+        scaled.start = self.start * time.batch_size / 256
+        return Cosine.__call__(scaled, time)
 
 
 @register("schedules")

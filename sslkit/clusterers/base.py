@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sslkit import precision
 from sslkit.component import Component
 
 
@@ -40,7 +41,7 @@ class Clusterer(Component):
         b, n, _ = tokens.shape
         if self.n_clusters > n:
             raise ValueError(f"n_clusters={self.n_clusters}, but an image has only {n} tokens over its views")
-        with torch.autocast(tokens.device.type, enabled=False):
+        with precision.full(tokens.device):
             tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
             if seeds is None:
                 seeds = torch.rand(b, n, device=tokens.device).topk(self.n_clusters, dim=1).indices

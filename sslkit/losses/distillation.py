@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sslkit import precision
 from sslkit.component import Component
 from sslkit.registry import register
 from sslkit.schedules import Scheduled
@@ -36,7 +37,7 @@ class Distillation(Component):
     def forward(
         self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs
     ) -> Float[Tensor, ""]:
-        with torch.autocast(prediction.device.type, enabled=False):
+        with precision.full(prediction.device):
             wide = torch.float64 if prediction.dtype == torch.float64 else torch.float32
             q = F.softmax(target.to(wide) / self.teacher_temperature, dim=-1)
             log_p = F.log_softmax(prediction.to(wide) / self.student_temperature, dim=-1)

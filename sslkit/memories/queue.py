@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sslkit import distributed
+from sslkit import distributed, precision
 from sslkit.memories.base import Found, Memory
 from sslkit.registry import register
 from sslkit.types import Queries
@@ -76,7 +76,7 @@ class Queue(Memory):
     @torch.no_grad()
     def search(self, queries: Float[Tensor, "q d"], *, plane: int, k: int = 1) -> Found:
         """The `k` entries of largest cosine similarity, in float32."""
-        with torch.autocast(queries.device.type, enabled=False):
+        with precision.full(queries.device):
             queries = F.normalize(queries.float(), dim=-1)
             similarity = queries.new_full((len(queries), k), -torch.inf)
             index = torch.full((len(queries), k), -1, device=queries.device)

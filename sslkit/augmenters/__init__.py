@@ -1,0 +1,5 @@
+"""Images of one training item in, views with their geometry out."""
+
+from sslkit.augmenters.crops import Crop, Crops, Recipe
+
+__all__ = ["Crop", "Crops", "Recipe"]

@@ -1,0 +1,88 @@
+"""Everything a run needs to go on, on disk, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger("sslkit")
+_NAME = re.compile(r"step_(\d+)\.pt$")
+
+
+class CheckpointError(RuntimeError):
+    """There are checkpoints, but none can be read."""
+
+
+def folder(run_dir: Path) -> Path:
+    return run_dir / "checkpoints"
+
+
+def steps(run_dir: Path) -> list[int]:
+    """Steps that have a checkpoint, oldest first."""
+    found = (_NAME.search(p.name) for p in folder(run_dir).glob("step_*.pt"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def path(run_dir: Path, step: int) -> Path:
+    return folder(run_dir) / f"step_{step:08d}.pt"
+
+
+def save(run_dir: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
+    """Write the state after `step` steps and drop all but the latest `keep` checkpoints.
+
+    The file appears under its name only once it is complete and on the disk: a kill or a full disk leaves the ones
+    before it as they were.
+    """
+    folder(run_dir).mkdir(parents=True, exist_ok=True)
+    target = path(run_dir, step)
+    partial = target.with_suffix(f".partial{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync(target.parent)
+    for old in steps(run_dir)[:-keep]:
+        path(run_dir, old).unlink()
+    for torn in folder(run_dir).glob("*.partial*"):  # left by a process that was killed
+        torn.unlink()
+    return target
+
+
+def latest(run_dir: Path, *, device: torch.device | str = "cpu") -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, with its step; None if there is none at all.
+
+    An unreadable one is named in a warning and passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints and none of them can be read.
+    """
+    known = steps(run_dir)
+    for step in reversed(known):
+        try:
+            return step, torch.load(path(run_dir, step), map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            log.warning("%s cannot be read (%s); trying the one before it", path(run_dir, step), reason)
+    if known:
+        raise CheckpointError(
+            f"none of the {len(known)} checkpoints in {folder(run_dir)} can be read; move them away to start anew"
+        )
+    return None
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename itself survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,18 @@
+"""Imports every module that registers something, so that gin files can name it."""
+
+import sslkit.aligners
+import sslkit.augmenters
+import sslkit.backbones
+import sslkit.centerings
+import sslkit.clusterers
+import sslkit.datasets
+import sslkit.evaluate
+import sslkit.heads
+import sslkit.losses
+import sslkit.matchers
+import sslkit.memories
+import sslkit.method
+import sslkit.optimizer
+import sslkit.schedules
+import sslkit.train
+import sslkit.runs  # noqa: F401

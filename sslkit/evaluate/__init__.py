@@ -1,0 +1,3 @@
+"""Protocols that say what frozen features are good for: called with a backbone, they answer with numbers."""
+
+from sslkit.evaluate.dense_retrieval import DenseRetrieval as DenseRetrieval

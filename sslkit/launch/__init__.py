@@ -1,0 +1,1 @@
+"""Starting runs: here, in several processes, on a cluster."""

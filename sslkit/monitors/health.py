@@ -1,0 +1,94 @@
+"""Numbers that tell whether a run learns: each failure of self-distillation has one that shows it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sslkit.geometry import patch_positions
+from sslkit.method import Method
+from sslkit.types import Outcome
+
+
+@torch.no_grad()
+def health(method: Method, outcome: Outcome) -> dict[str, float]:
+    """Diagnostics of one batch.
+
+    | name | meaning | bad when |
+    |---|---|---|
+    | `teacher_entropy/HEAD` | mean entropy of the teacher's targets over ln K | near 1: uniform; near 0 with the next: constant |
+    | `prototype_use/HEAD` | entropy of their mean over ln K | near 0: all rows choose the same prototypes |
+    | `rank/image`, `rank/patch` | effective rank of the teacher's vectors over their width | falling to 1 / width |
+    | `position_leak` | share of the variance of patch positions within a view that patches give linearly | near 1 |
+    | `regions_per_image` | regions seen in all views | near 1, or near 0 |
+    | `accepted/SEARCH` | share of queries whose match is trusted | near 0 or near 1 |
+    | `memory/SEARCH` | entries held | 0 after the first step |
+    | `age/SEARCH` | mean steps since the entries found were pushed | |
+    """
+    step = outcome.step
+    record: dict[str, float] = {}
+    temperature = {term.head: term.loss.teacher_temperature for term in method.terms.values() if _is_sharpened(term)}
+    for head, (logits, weight) in outcome.targets.items():
+        if head in temperature and len(logits):
+            q = F.softmax((logits - method.centerings[head](logits, weight)).float() / temperature[head], dim=-1)
+            record[f"teacher_entropy/{head}"] = (_entropy(q).mean() / math.log(q.shape[1])).item()
+            record[f"prototype_use/{head}"] = (_entropy(q.mean(dim=0)) / math.log(q.shape[1])).item()
+    record["rank/image"] = effective_rank(step.teacher.image.rows)
+    patches = step.teacher.patches[0]
+    record["rank/patch"] = effective_rank(patches.flatten(0, 1)[:2048])
+    positions = patch_positions(step.batch.views[0], step.teacher.grids[0]).to(patches)
+    record["position_leak"] = position_leak(patches, positions)
+    if step.regions is not None:
+        record["regions_per_image"] = step.regions.valid.float().sum(dim=1).mean().item()
+    for name, matches in step.matches.items():
+        memory = method.searches[name].memory
+        record[f"accepted/{name}"] = matches.weight.mean().item() if matches.weight.numel() else 0.0
+        record[f"memory/{name}"] = len(memory)
+        found = matches.index[matches.index >= 0]
+        if len(found):
+            record[f"age/{name}"] = memory.ages(found).float().mean().item()
+    return record
+
+
+def _is_sharpened(term: torch.nn.Module) -> bool:
+    return hasattr(term.loss, "teacher_temperature")
+
+
+def _entropy(p: Float[Tensor, "*n c"]) -> Float[Tensor, "*n"]:
+    return -torch.special.xlogy(p, p).sum(dim=-1)
+
+
+def effective_rank(rows: Float[Tensor, "n d"]) -> float:
+    """exp(entropy of the normalised singular values) over the width: 1 is the most, 1 / width is one direction only.
+
+    Source: Roy and Vetterli 2007.
+    """
+    centred = rows.float() - rows.float().mean(dim=0)
+    values = torch.linalg.eigvalsh(centred.mT @ centred).clamp(min=0).sqrt()
+    total = values.sum()
+    return float((_entropy(values / total).exp() / rows.shape[1]).item()) if total > 0 else 0.0
+
+
+def position_leak(patches: Float[Tensor, "b n d"], positions: Float[Tensor, "b n 2"]) -> float:
+    """Share of the variance of (x, y) inside each image that ridge regression reads from half of the images' patches.
+
+    Measured on the other half: 0 knows nothing of position, 1 everything. Positions are relative to the view, so that
+    it is the patch's place in what the network saw, not in the source, that leaks.
+    """
+    spread = positions - positions.mean(dim=1, keepdim=True)
+    spread = spread / spread.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
+    x = patches.float() - patches.float().mean(dim=(0, 1))
+    half = len(x) // 2
+    if half == 0:
+        return 0.0
+    (x_fit, y_fit), (x_test, y_test) = (
+        (a.flatten(0, 1), y.flatten(0, 1)) for a, y in ((x[:half], spread[:half]), (x[half:], spread[half:]))
+    )
+    gram = x_fit.mT @ x_fit
+    ridge = 1e-2 * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram), device=gram.device)
+    predicted = x_test @ torch.linalg.solve(gram + ridge, x_fit.mT @ y_fit)
+    return float((1 - (predicted - y_test).square().sum() / y_test.square().sum().clamp(min=1e-12)).clamp(min=0).item())

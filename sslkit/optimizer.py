@@ -1,0 +1,95 @@
+"""How gradients move the student: parameter groups, scheduled rates, clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import timm.optim
+import torch
+from torch import nn
+
+from sslkit.heads.prototypes import WeightNorm
+from sslkit.method import Method
+from sslkit.registry import top_level
+from sslkit.schedules import Cosine, Scheduled, Time, at
+
+
+@top_level
+class Optimizer:
+    """Any of timm's optimisers over two groups, of which only the first has weight decay.
+
+    Args:
+        name: for `timm.optim`, such as `"adamw"`, `"sgd"`, `"lars"`.
+        lr, weight_decay: numbers or schedules, set before every step.
+        options: further arguments of the optimiser, such as `{"betas": (0.9, 0.999)}`.
+        clip: largest gradient norm; none if left out.
+        clip_scope: the norm is of `"all"` gradients together, or of each `"tensor"` on its own, as the authors of DINO,
+            CrIBo and AdaSim clip.
+        decay: `"weights"`: matrices, but not magnitudes of prototypes nor what the backbone excludes (position and class
+            tokens); `"matrices"`: every tensor of two or more dimensions, as those authors do.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "adamw",
+        lr: Scheduled | None = None,
+        weight_decay: Scheduled = 0.04,
+        options: Mapping[str, Any] | None = None,
+        clip: float | None = None,
+        clip_scope: Literal["all", "tensor"] = "all",
+        decay: Literal["weights", "matrices"] = "weights",
+    ):
+        if name not in timm.optim.list_optimizers():
+            raise ValueError(f"name={name!r} is not an optimiser of timm; it has: {', '.join(timm.optim.list_optimizers())}")
+        if clip is not None and clip <= 0:
+            raise ValueError(f"clip={clip}: give a positive norm, or leave it out for no clipping")
+        if clip_scope not in ("all", "tensor"):
+            raise ValueError(f"clip_scope={clip_scope!r}: give 'all' or 'tensor'")
+        if decay not in ("weights", "matrices"):
+            raise ValueError(f"decay={decay!r}: give 'weights' or 'matrices'")
+        self.name, self.options, self.decay = name, dict(options or {}), decay
+        self.lr = Cosine(1e-3, 0.0) if lr is None else lr
+        self.weight_decay, self.clip, self.clip_scope = weight_decay, clip, clip_scope
+
+    def build(self, method: Method) -> None:
+        """Make the groups and the optimiser for a method's student."""
+        decayed, plain = groups(method, self.decay)
+        self.parameters = [*decayed, *plain]
+        self.inner = timm.optim.create_optimizer_v2(
+            [{"params": decayed}, {"params": plain}], opt=self.name, lr=0.0, weight_decay=0.0, **self.options
+        )
+
+    def set_time(self, time: Time) -> None:
+        """Set the learning rate of both groups and the weight decay of the first."""
+        for i, group in enumerate(self.inner.param_groups):
+            group["lr"] = at(self.lr, time)
+            group["weight_decay"] = at(self.weight_decay, time) if i == 0 else 0.0
+
+    def clip_gradients(self) -> torch.Tensor:
+        """Clip as configured; the norm of all gradients before comes back."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.clip is not None and self.clip_scope == "all":
+            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
+        elif self.clip is not None:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    nn.utils.clip_grad_norm_(parameter, self.clip)
+        return norm
+
+
+def groups(method: Method, decay: Literal["weights", "matrices"]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The student's trained parameters with and without weight decay."""
+    student = method.student
+    spared = set()
+    if decay == "weights":
+        spared = {id(m.weight_g) for m in student.modules() if isinstance(m, WeightNorm)}
+        model = getattr(student.backbone, "model", student.backbone)
+        excluded = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+        spared |= {id(p) for name, p in model.named_parameters() if name in excluded}
+    trained = [p for p in student.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in spared]
+    chosen = {id(p) for p in decayed}
+    return decayed, [p for p in trained if id(p) not in chosen]

@@ -1,0 +1,88 @@
+"""What can be done with a finished (or running) run directory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslkit import checkpoint, config
+from sslkit.config import Config, ConfigError
+from sslkit.method import Method
+from sslkit.registry import entry_function
+
+
+@entry_function
+def evaluation(*, protocol: Callable[..., dict[str, Any]]) -> None:
+    """What a protocol file binds: `evaluation.protocol = @evaluate.DenseRetrieval()`."""
+
+
+def settings_of(run: Path) -> Config:
+    """The configuration that a run directory keeps; gin holds it afterwards.
+
+    Raises:
+        ConfigError: the directory is not a run's.
+    """
+    kept = run / "config.gin"
+    if not kept.is_file():
+        raise ConfigError(f"{run} is not a run directory: there is no {kept.absolute()}")
+    return config.load([str(kept)])
+
+
+def method_of(run: Path, settings: Config) -> tuple[int, Method]:
+    """The run's method in the state of its newest checkpoint, with that checkpoint's step.
+
+    Raises:
+        ConfigError: the run has no checkpoint yet.
+    """
+    found = checkpoint.latest(run)
+    if found is None:
+        raise ConfigError(f"{run} has no checkpoint yet (looked at {checkpoint.folder(run).absolute()})")
+    step, state = found
+    method: Method = config.build(settings, "train", "method")
+    method.load_state_dict(state["method"])
+    return step, method
+
+
+def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str]) -> dict[str, Any]:
+    """The protocol's results on the teacher's backbone of a run, with what they are results of."""
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"--data {data}: there is no such folder (looked at {data.absolute()})")
+    given = [] if data is None else [f"DATA = {str(data.absolute())!r}"]
+    step, method = method_of(run, settings_of(run))
+    settings = config.load([protocol], [*given, *bindings])
+    ask = config.build(settings, "evaluation")
+    config.refuse_unused(settings)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results = ask["protocol"](method.teacher.backbone.to(device), device)
+    named = config.load([protocol], bindings if data is None else [*bindings, "DATA = 'DATA'"])
+    return {
+        "run": str(run),
+        "step": step,
+        "protocol": Path(protocol).stem,
+        "protocol_hash": hashlib.sha256("\n".join(config.essence(named.text)).encode()).hexdigest()[:12],
+        **results,
+    }
+
+
+def export_run(run: Path, out: Path) -> None:
+    """Write the teacher's backbone of a run in timm's layout, with the run's configuration in its metadata."""
+    from sslkit.backbones.weights import export_timm
+
+    settings = settings_of(run)
+    step, method = method_of(run, settings)
+    size = config.build(settings, "train", "augmenter").crops[0].size
+    export_timm(method.teacher.backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
+
+
+def picture_run(run: Path) -> list[Path]:
+    """Draw what the newest checkpoint of a run does on images of its data; the paths of the pictures."""
+    from sslkit.monitors import gallery
+
+    settings = settings_of(run)
+    step, method = method_of(run, settings)
+    arguments = config.build(settings, "train")
+    return gallery.draw(run, method, arguments["data"], arguments["augmenter"])

@@ -1,0 +1,249 @@
+"""The loop, in the order in which things happen. No branch belongs to a method."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time as clock
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+
+import torch
+
+from sslkit import checkpoint, distributed, draws
+from sslkit.augmenters import Crops
+from sslkit.precision import Precision, autocast
+from sslkit.loader import Images, Sampler, batches, steps_per_epoch, usual_workers
+from sslkit.evaluate import DenseRetrieval
+from sslkit.log import Log
+from sslkit.method import Method
+from sslkit.monitors.health import health
+from sslkit.optimizer import Optimizer
+from sslkit.registry import entry_function
+from sslkit.schedules import Time
+from sslkit.types import Batch, Outcome
+
+log = logging.getLogger("sslkit")
+
+
+class NotFinite(RuntimeError):
+    """A loss is NaN or infinite; the message says where its batch and the state before it were saved."""
+
+
+@entry_function
+def train(
+    *,
+    run_dir: Path,
+    method: Method,
+    data: Images,
+    augmenter: Crops,
+    optimizer: Optimizer,
+    batch_size: int,
+    n_epochs: int | None = None,
+    n_steps: int | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Precision = "auto",
+    n_workers: int | None = None,
+    log_every: int = 50,
+    save_every: int = 1000,
+    keep: int = 2,
+    evaluations: Mapping[str, DenseRetrieval] | None = None,
+    evaluate_every: int | None = None,
+) -> dict[str, float]:
+    """Take optimiser steps until the end, from the newest checkpoint in `run_dir` if there is one.
+
+    Killed at any moment and called again with the same arguments, it ends with the same weights: what a step draws
+    depends on the seed and the step alone, and everything else is in the checkpoint.
+
+    Args:
+        batch_size: images per rank and batch; a step takes `accumulate` of them.
+        n_epochs, n_steps: the length of the run, in one of the two.
+        device: `"auto"` takes an accelerator if there is one.
+        n_workers: loader processes; one for each processor but one if left out.
+        log_every, save_every, evaluate_every: steps between records, checkpoints and evaluations. Evaluations run
+            before the first and after the last step in any case.
+        keep: checkpoints kept.
+        evaluations: protocols run on the teacher's backbone, by the name that stands in the log.
+
+    Returns:
+        The last result of every evaluation, such as `{"dense/miou": 0.31}`.
+
+    Raises:
+        NotFinite: a loss is not finite.
+        CheckpointError: no checkpoint of the run can be read.
+        ValueError: the arguments do not fit one another or the data.
+    """
+    where = _device(device)
+    step_size = batch_size * distributed.world_size() * accumulate
+    per_epoch = steps_per_epoch(len(data), step_size)
+    if (n_epochs is None) == (n_steps is None):
+        raise ValueError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
+    n_steps = n_steps if n_steps is not None else int(n_epochs or 0) * per_epoch
+    method.to(where).train()
+    distributed.agree(method)
+    optimizer.build(method)
+    cast, scaler = autocast(where, precision)
+    evaluations = evaluations or {}
+
+    first, results = 0, dict[str, float]()
+    found = checkpoint.latest(run_dir, device=where)
+    if found is not None:
+        first, state = found
+        method.load_state_dict(state["method"])
+        optimizer.inner.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        results = state["results"]
+
+    def save(step: int) -> None:
+        state = {
+            "method": method.state_dict(),
+            "optimizer": optimizer.inner.state_dict(),
+            "scaler": scaler.state_dict(),
+            "results": results,
+        }
+        if distributed.rank() == 0:
+            checkpoint.save(run_dir, step, state, keep=keep)
+
+    with Log(run_dir, first=first, n_steps=n_steps, is_main=distributed.rank() == 0) as book:
+        if first:
+            book.say(f"going on from step {first} of {n_steps}")
+        if first == 0:
+            results = _evaluate(evaluations, method, where, book, 0, "random backbone")
+        sampler = Sampler(
+            len(data),
+            batch_size,
+            seed=seed,
+            first=first * accumulate,
+            n_batches=n_steps * accumulate,
+            accumulate=accumulate,
+        )
+        workers = usual_workers() if n_workers is None else n_workers
+        stream = batches(
+            data, augmenter, sampler, n_global=augmenter.n_global, n_workers=workers, pin=where.type == "cuda"
+        )
+        watch = _Watch(step_size)
+        for step in range(first, n_steps):
+            time = Time(step=step, n_steps=n_steps, steps_per_epoch=per_epoch, batch_size=step_size)
+            torch.manual_seed(draws.step_seed(seed, step, distributed.rank()))
+            method.set_time(time)
+            optimizer.set_time(time)
+            optimizer.inner.zero_grad(set_to_none=True)
+            outcomes: list[Outcome] = []
+            for _ in range(accumulate):
+                with watch.waiting():
+                    batch = next(stream).to(where)
+                with cast:
+                    outcome = method(batch)
+                _refuse_not_finite(outcome, batch, step, run_dir, method)
+                scaler.scale(outcome.total / accumulate).backward()
+                outcomes.append(outcome)
+            distributed.average_gradients(optimizer.parameters)
+            scaler.unscale_(optimizer.inner)
+            norm = optimizer.clip_gradients()
+            method.drop_frozen_gradients()
+            scaler.step(optimizer.inner)
+            scaler.update()
+            done = step + 1
+            if done % log_every == 0 or done == n_steps or step == first:  # before `update`: what the step itself saw
+                record = _record(time, method, optimizer, outcomes, norm.item()) | watch.read(done - first)
+                book.write(done, record)
+                book.progress(done, record)
+            method.update(outcomes)
+            book.tick()
+            if done == n_steps or (evaluate_every is not None and done % evaluate_every == 0):
+                results = _evaluate(evaluations, method, where, book, done, f"after {done} steps") or results
+            if done % save_every == 0 or done == n_steps:
+                save(done)
+    return results
+
+
+def _device(name: str) -> torch.device:
+    """The device that is asked for.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if name != "auto":
+        device = torch.device(name)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={name!r}, but torch sees no CUDA device here")
+        return device
+    if torch.cuda.is_available():
+        return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def _evaluate(
+    evaluations: Mapping[str, DenseRetrieval], method: Method, device: torch.device, book: Log, step: int, what: str
+) -> dict[str, float]:
+    """Results of all protocols on rank 0, told in a line each."""
+    results: dict[str, float] = {}
+    if distributed.rank() == 0:
+        for name, protocol in evaluations.items():
+            found = protocol(method.teacher.backbone, device)
+            results |= {f"{name}/{key}": float(value) for key, value in found.items() if isinstance(value, float)}
+            book.say(f"{name} retrieval, {what}: mIoU {found['miou']:.1%}")
+        if results:
+            book.write(step, results)
+    distributed.wait()
+    return results
+
+
+def _refuse_not_finite(outcome: Outcome, batch: Batch, step: int, run_dir: Path, method: Method) -> None:
+    """Stop a run whose loss is not finite, keeping what is needed to see why; all ranks stop together."""
+    bad = distributed.total((~torch.isfinite(outcome.total.detach())).float())
+    if not bad.item():  # the host waits for the device here: a NaN must not reach the weights
+        return
+    path = run_dir / f"not_finite_step_{step}_rank_{distributed.rank()}.pt"
+    views = [(v.pixels, v.box, v.flip, v.size, v.source) for v in batch.views]
+    losses = {name: loss.item() for name, loss in outcome.losses.items()}
+    replay = {"views": views, "n_global": batch.n_global, "index": batch.index, "epoch": batch.epoch}
+    torch.save({"batch": replay, "losses": losses, "step": step, "method": method.state_dict()}, path)
+    raise NotFinite(
+        f"the loss of step {step} is not finite ({losses}); the batch and the state before it are in {path}. "
+        f"Usual causes: a learning rate that is too high, no clipping (Optimizer.clip), float16 (train.precision)"
+    )
+
+
+def _record(
+    time: Time, method: Method, optimizer: Optimizer, outcomes: list[Outcome], norm: float
+) -> dict[str, float]:
+    """What the log says of a step."""
+    losses = {
+        f"loss/{name}": sum(float(o.losses[name].item()) for o in outcomes) / len(outcomes)
+        for name in outcomes[0].losses
+    }
+    rates = {"lr": optimizer.inner.param_groups[0]["lr"], "weight_decay": optimizer.inner.param_groups[0]["weight_decay"]}
+    return {
+        "epoch": time.epoch,
+        "loss/total": sum(losses.values()),
+        **losses,
+        **rates,
+        "momentum": float(method.momentum),
+        "gradient_norm": norm,
+        **{f"health/{name}": value for name, value in health(method, outcomes[-1]).items()},
+    }
+
+
+class _Watch:
+    """Speed since the last reading, and the share of it spent waiting for data."""
+
+    def __init__(self, step_size: int):
+        self.step_size, self.began, self.waited, self.at = step_size, clock.monotonic(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = clock.monotonic()
+        yield
+        self.waited += clock.monotonic() - began
+
+    def read(self, step: int) -> dict[str, float]:
+        passed = max(1e-9, clock.monotonic() - self.began)
+        reading = {"images_per_s": (step - self.at) * self.step_size / passed, "data_wait": self.waited / passed}
+        self.began, self.waited, self.at = clock.monotonic(), 0.0, step
+        return reading
+
+
