@@ -155,8 +155,26 @@ def _read(path: str, *, asked_by: str, open_files: tuple[Path, ...]) -> Iterator
 
 
 def text_of(lines: Sequence[Line]) -> str:
-    """The configuration as one file that needs no other."""
+    """The lines as one file."""
     return "\n".join(line.text for line in lines) + "\n"
+
+
+def without_overridden(lines: Sequence[Line], bindings: Sequence[Binding]) -> list[Line]:
+    """The lines less those of bindings that a later one replaces, so that the text says everything once."""
+    last = {str(binding): binding for binding in bindings}
+    starts = {id(line): n for n, line in enumerate(lines)}
+    firsts = [starts[id(binding.line)] for binding in bindings]
+    dropped: set[int] = set()
+    for binding, first, end in zip(bindings, firsts, [*firsts[1:], len(lines)], strict=True):
+        if last[str(binding)] is not binding:
+            while end > first and _says_nothing(lines[end - 1]):  # comments behind it belong to what follows
+                end -= 1
+            dropped |= set(range(first, end))
+    return [line for n, line in enumerate(lines) if n not in dropped]
+
+
+def _says_nothing(line: Line) -> bool:
+    return not line.text.strip() or line.text.lstrip().startswith("#")
 
 
 def parse(lines: Sequence[Line]) -> list[Binding]:
@@ -325,7 +343,8 @@ class Config:
 
     @property
     def text(self) -> str:
-        return text_of(self.lines)
+        """The configuration as one file that needs no other and says everything once."""
+        return text_of(without_overridden(self.lines, self.bindings))
 
     def places(self, message: str) -> str:
         """The bindings that a message speaks of by `parameter=`, for its end."""
@@ -377,7 +396,8 @@ def value(config: Config, name: str, parameter: str, default: Any) -> Any:
 
 def essence(text: str) -> list[str]:
     """The lines that mean something."""
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    lines = (Line(text, "", 0) for text in text.splitlines())
+    return [line.text.strip() for line in lines if not _says_nothing(line)]
 
 
 def difference(before: str, now: str) -> list[str]:

@@ -11,9 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sslkit import draws, ops, precision
+from sslkit.aligners import Aligner
+from sslkit.backbones import Backbone
 from sslkit.centerings import Centering, Mean
+from sslkit.clusterers import Clusterer
 from sslkit.component import Component
 from sslkit.geometry import patch_positions
+from sslkit.heads import Head
+from sslkit.losses import Loss
+from sslkit.matchers import Matcher
 from sslkit.memories import Memory
 from sslkit.registry import top_level
 from sslkit.schedules import Cosine, Scheduled, Time
@@ -23,7 +29,7 @@ from sslkit.types import Batch, Features, Matches, Outcome, Pairs, Queries, Regi
 class Network(nn.Module):
     """A backbone and its heads; every head names its output layers."""
 
-    def __init__(self, backbone: Component, heads: Sequence[Component]):
+    def __init__(self, backbone: Backbone, heads: Sequence[Head]):
         super().__init__()
         self.backbone, self.heads = backbone, nn.ModuleList(heads)
         names = [name for head in heads for name in head.names]
@@ -77,7 +83,7 @@ class Search(Component):
         level: the teacher's `"region"` rows or its `"image"` vectors.
     """
 
-    def __init__(self, *, matcher: Component, memory: Memory, level: Literal["region", "image"] = "region"):
+    def __init__(self, *, matcher: Matcher, memory: Memory, level: Literal["region", "image"] = "region"):
         super().__init__()
         if level not in ("region", "image"):
             raise ValueError(f"level={level!r}: give 'region' or 'image'")
@@ -121,7 +127,7 @@ class Term(Component):
     """
 
     def __init__(
-        self, *, aligner: Component, loss: Component, head: str, weight: Scheduled = 1.0, start_epoch: int = 0
+        self, *, aligner: Aligner, loss: Loss, head: str, weight: Scheduled = 1.0, start_epoch: int = 0
     ):
         super().__init__()
         self.aligner, self.loss, self.head, self.start_epoch = aligner, loss, head, start_epoch
@@ -152,10 +158,10 @@ class Method(Component):
     def __init__(
         self,
         *,
-        backbone: Component,
-        heads: Sequence[Component],
+        backbone: Backbone,
+        heads: Sequence[Head],
         terms: Mapping[str, Term],
-        clusterer: Component | None = None,
+        clusterer: Clusterer | None = None,
         searches: Mapping[str, Search] | None = None,
         momentum: Scheduled | None = None,
         centering: Centering | Mapping[str, Centering] | None = None,

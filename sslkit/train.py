@@ -18,6 +18,7 @@ from sslkit.loader import Images, Sampler, batches, steps_per_epoch, usual_worke
 from sslkit.evaluate import DenseRetrieval
 from sslkit.log import Log
 from sslkit.method import Method
+from sslkit.monitors import gallery
 from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
 from sslkit.registry import entry_function
@@ -52,6 +53,7 @@ def train(
     keep: int = 2,
     evaluations: Mapping[str, DenseRetrieval] | None = None,
     evaluate_every: int | None = None,
+    pictures: bool = True,
 ) -> dict[str, float]:
     """Take optimiser steps until the end, from the newest checkpoint in `run_dir` if there is one.
 
@@ -67,6 +69,7 @@ def train(
             before the first and after the last step in any case.
         keep: checkpoints kept.
         evaluations: protocols run on the teacher's backbone, by the name that stands in the log.
+        pictures: draw clusters, matches, features and curves at the end.
 
     Returns:
         The last result of every evaluation, such as `{"dense/miou": 0.31}`.
@@ -157,6 +160,8 @@ def train(
                 results = _evaluate(evaluations, method, where, book, done, f"after {done} steps") or results
             if done % save_every == 0 or done == n_steps:
                 save(done)
+    if pictures and distributed.rank() == 0:
+        gallery.draw(run_dir, method, data, augmenter)
     return results
 
 

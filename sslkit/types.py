@@ -139,7 +139,7 @@ class Features:
 class Regions:
     """The parts of each image as seen in every global view.
 
-    Row `r` of view `v` stands at `v * n + r` in `student` and `teacher`, and is the same cluster of the same image in
+    Region `i` of the `r` in view `v` stands at row `v * r + i` in `student` and `teacher`, and is the same cluster of the same image in
     every view; regions are image-major, then by cluster. `valid` says which clusters have a token in every view.
     """
 
@@ -147,8 +147,8 @@ class Regions:
     valid: Bool[Tensor, "b k"]
     student: Rows
     teacher: Rows
-    cluster: Int[Tensor, " n"]
-    place: Float[Tensor, "v n 2"]  # mean (x, y) of the region in source pixels
+    cluster: Int[Tensor, " r"]
+    place: Float[Tensor, "v r 2"]  # mean (x, y) of the region in source pixels
 
     @property
     def n_views(self) -> int:

@@ -6,13 +6,13 @@ from typing import Literal
 
 import torch
 
-from sslkit.component import Component
+from sslkit.aligners.base import Aligner
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 
 
 @register("aligners")
-class ImageAcrossViews(Component):
+class ImageAcrossViews(Aligner):
     """The image vector of every student view predicts that of each other teacher view of the same item.
 
     All pairs weigh the same and sum to 1. Local views predict the global ones.

@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 
 from sslkit.aligners.normalise import Scope, check_scope, mass
-from sslkit.component import Component
+from sslkit.aligners.base import Aligner
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 
 
 @register("aligners")
-class RegionAcrossImages(Component):
+class RegionAcrossImages(Aligner):
     """A region matched from one view is predicted, in the form of the entry found, by the same region of the other view.
 
     Direction p: the entry that view p's region found, in plane p, is the target of the student's region in view 1 - p.

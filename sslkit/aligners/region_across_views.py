@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from sslkit.aligners.normalise import Scope, check_scope, over
-from sslkit.component import Component
+from sslkit.aligners.base import Aligner
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 
 
 @register("aligners")
-class RegionAcrossViews(Component):
+class RegionAcrossViews(Aligner):
     """Each region of a student view predicts the same region of every other teacher view.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -12,12 +12,12 @@ from jaxtyping import Float
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from sslkit.component import Component
+from sslkit.backbones.base import Backbone
 from sslkit.registry import register
 
 
 @register("backbones")
-class Timm(Component):
+class Timm(Backbone):
     """Image vector, patch tokens and grid of any ViT, ResNet, ConvNeXt or Swin that timm knows, at any input size.
 
     The image vector is timm's own (class token, or pooled and normalised as the model does); patches are the model's last
@@ -54,7 +54,7 @@ class Timm(Component):
             raise ValueError(f"name={name!r} is not a model of timm {timm.__version__}; near it: {', '.join(near) or 'none'}")
         self.arguments = _any_size(name) | self.options  # what timm builds this architecture from
         self.model = _create(name, self.arguments, drop_path)
-        self.dim: int = self.model.num_features
+        self.dim = int(self.model.num_features)
         self.n_prefix: int = getattr(self.model, "num_prefix_tokens", 0)
         if freeze_patch_embedding:
             if not hasattr(self.model, "patch_embed"):
@@ -78,8 +78,7 @@ class Timm(Component):
         h, w = self.model.patch_embed.patch_size
         return pixels.shape[-2] // h, pixels.shape[-1] // w
 
-    def without_drop_path(self) -> Timm:
-        """This network with stochastic depth and dropout off, in place; the teacher's form."""
+    def without_drop_path(self) -> Self:
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0

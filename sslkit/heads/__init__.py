@@ -1,3 +1,4 @@
 """Rows of a backbone to scores or embeddings."""
 
+from sslkit.heads.base import Head as Head
 from sslkit.heads.prototypes import Prototypes as Prototypes

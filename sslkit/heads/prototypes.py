@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sslkit.component import Component
+from sslkit.heads.base import Head
 from sslkit.registry import register
 
 
@@ -29,7 +29,7 @@ class WeightNorm(nn.Module):
 
 
 @register("heads")
-class Prototypes(Component):
+class Prototypes(Head):
     """A shared MLP, l2-normalised, scored against the prototypes of one of several named output layers.
 
     Args:
@@ -65,7 +65,6 @@ class Prototypes(Component):
         if n_layers < 1:
             raise ValueError(f"n_layers={n_layers}: at least 1 is needed")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
-        self.names = tuple(outputs)
         self.outputs = nn.ModuleDict(
             {name: WeightNorm(bottleneck, n, learn_magnitude=learn_magnitude) for name, n in outputs.items()}
         )
@@ -73,7 +72,6 @@ class Prototypes(Component):
             self.build(dim)
 
     def build(self, dim: int) -> None:
-        """Make the MLP for rows of width `dim`."""
         widths = [dim, *[self.hidden] * (self.n_layers - 1), self.bottleneck]
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):

@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import precision
-from sslkit.component import Component
+from sslkit.losses.base import Loss
 from sslkit.registry import register
 from sslkit.schedules import Scheduled
 from sslkit.types import Pairs
 
 
 @register("losses")
-class Distillation(Component):
+class Distillation(Loss):
     """Cross-entropy from the sharpened teacher to the student, teacher logits already centred by their head.
 
         L = - sum_n w_n  softmax(t_j(n) / T_t) . log softmax(s_i(n) / T_s)

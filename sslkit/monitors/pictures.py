@@ -277,9 +277,9 @@ def _spread(accepted: Bool[Tensor, "p q"], regions: Regions, n: int) -> list[tup
     return [(plane, q) for _, _, plane, q in sorted(ranked)[:n]]
 
 
-def _read_curves(metrics: Path) -> dict[str, dict[str, dict[float, float]]]:
+def _read_curves(metrics: Path) -> dict[str, dict[str, dict[int, float]]]:
     """Group, curve, then step: value; a last line that a killed run left unfinished is passed over."""
-    panels: dict[str, dict[str, dict[float, float]]] = {}
+    panels: dict[str, dict[str, dict[int, float]]] = {}
     lines = metrics.read_text().splitlines() if metrics.exists() else []
     for i, line in enumerate(lines):
         try:
@@ -291,7 +291,7 @@ def _read_curves(metrics: Path) -> dict[str, dict[str, dict[float, float]]]:
         for key, value in record.items():
             group, _, name = key.partition("/")
             if name and "step" in record and isinstance(value, int | float) and math.isfinite(value):
-                panels.setdefault(group, {}).setdefault(name, {})[record["step"]] = value
+                panels.setdefault(group, {}).setdefault(name, {})[int(record["step"])] = float(value)
     return panels
 
 

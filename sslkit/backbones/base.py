@@ -1,0 +1,25 @@
+"""What all backbones share."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sslkit.component import Component
+
+
+class Backbone(Component):
+    """Pixels to an image vector, patch tokens and their grid (height, width)."""
+
+    dim: int
+
+    def forward(
+        self, pixels: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"], tuple[int, int]]:
+        raise NotImplementedError
+
+    def without_drop_path(self) -> Self:
+        """This network with stochastic depth and dropout off, in place; the teacher's form."""
+        raise NotImplementedError

@@ -1,0 +1,45 @@
+"""The pictures that a run directory holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sslkit.augmenters import Crops
+from sslkit.evaluate.dense_retrieval import evaluating
+from sslkit.loader import Images, Views
+from sslkit.method import Method
+from sslkit.monitors import pictures
+
+N_IMAGES = 32  # looked at; the pictures show a handful of them
+
+
+@torch.no_grad()
+def draw(run_dir: Path, method: Method, data: Images, augmenter: Crops) -> list[Path]:
+    """Draw clusters, matches, features and curves into `run_dir/pictures`; the paths come back.
+
+    The images are spread evenly over the data and seen in fixed views, so that pictures of two moments compare.
+    """
+    folder = run_dir / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    device = next(method.parameters()).device
+    n = min(N_IMAGES, len(data))
+    views = Views(data, augmenter, seed=0, n_global=augmenter.n_global)
+    batch = views.__getitems__([(0, i * len(data) // n) for i in range(n)]).to(device)
+    drawn = []
+    with evaluating(method):
+        step = method(batch).step
+        if step.regions is not None:
+            drawn.append(folder / "clusters.png")
+            pictures.clusters(batch, step.regions, step.teacher.grids, drawn[-1])
+            for name, found in step.matches.items():
+                if method.searches[name].level == "region":
+                    drawn.append(folder / f"matches_{name}.png")
+                    pictures.matches(batch, step.regions, step.teacher.grids, found, data, drawn[-1])
+        drawn.append(folder / "features.png")
+        pictures.pca(method.teacher.backbone, batch.views[0].pixels, drawn[-1])
+    if (run_dir / "metrics.jsonl").is_file():
+        drawn.append(folder / "curves.png")
+        pictures.curves(run_dir / "metrics.jsonl", drawn[-1])
+    return drawn
