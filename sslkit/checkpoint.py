@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def latest(run_dir: Path, *, device: torch.device | str = "cpu") -> tuple[int, d
     for step in reversed(known):
         try:
             return step, torch.load(path(run_dir, step), map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             log.warning("%s cannot be read (%s); trying the one before it", path(run_dir, step), reason)
     if known:

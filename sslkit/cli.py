@@ -35,8 +35,13 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
         if show_traceback:
             traceback.print_exc()
         else:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {_reason(error)}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the traceback that a loader process puts around it."""
+    return str(error).rpartition(f"{type(error).__name__}: ")[2]
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,8 +52,12 @@ def main(traceback: bool) -> None:
 
 @main.command()
 @click.option("--gin", "files", multiple=True, required=True, metavar="FILE", help="A gin file; may be repeated.")
-@click.option("--set", "bindings", multiple=True, metavar="'A.b = 1'", help="A binding on top of the files; may be repeated.")
-@click.option("--data", type=click.Path(path_type=Path), help="Train on this folder of images instead of the file's data.")
+@click.option(
+    "--set", "bindings", multiple=True, metavar="'A.b = 1'", help="A binding on top of the files; may be repeated."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Train on this folder of images instead of the file's data."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; runs/NAME of the gin file if left out.")
 @click.option("--steps", type=click.IntRange(min=1), help="Length of the run in optimiser steps.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the run in epochs.")

@@ -113,7 +113,11 @@ def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def search_path() -> Path:
     """The folder that contains gin/: the checkout, or the installed package's own copy."""
     checkout = PACKAGE.parent
-    return checkout if (checkout / "gin" / "base").is_dir() and (checkout / "pyproject.toml").is_file() else PACKAGE / "configs"
+    return (
+        checkout
+        if (checkout / "gin" / "base").is_dir() and (checkout / "pyproject.toml").is_file()
+        else PACKAGE / "configs"
+    )
 
 
 def find(path: str, *, asked_by: str) -> Path:
@@ -127,7 +131,9 @@ def find(path: str, *, asked_by: str) -> Path:
         if place.is_file():
             return place
     beside = [str(p.relative_to(search_path())) for p in sorted((search_path() / "gin").rglob("*.gin"))]
-    raise ConfigError(f"{asked_by}: there is no file {path!r}{_did_you_mean(path, beside)}\n  looked at {', '.join(map(str, places))}")
+    raise ConfigError(
+        f"{asked_by}: there is no file {path!r}{_did_you_mean(path, beside)}\n  looked at {', '.join(map(str, places))}"
+    )
 
 
 def read(files: Sequence[str], bindings: Sequence[str] = ()) -> list[Line]:
@@ -195,7 +201,9 @@ def parse(lines: Sequence[Line]) -> list[Binding]:
             elif isinstance(statement, config_parser.IncludeStatement):
                 raise ConfigError(f"{last.place}: write the include on a line of its own: {last.text.strip()}")
     except (SyntaxError, tokenize.TokenError, IndentationError) as error:
-        number = getattr(error, "lineno", None) or (error.args[1][0] if isinstance(error, tokenize.TokenError) else None)
+        number = getattr(error, "lineno", None) or (
+            error.args[1][0] if isinstance(error, tokenize.TokenError) else None
+        )
         where = lines[min(number, len(lines)) - 1] if number else last
         reason = error.args[0] if isinstance(error.args[0], str) else str(error)
         raise ConfigError(f"{where.place}: not a gin binding: {where.text.strip()}\n  {reason.strip()}") from error
@@ -210,16 +218,22 @@ def check(bindings: Sequence[Binding]) -> list[str]:
         at = binding.line.place
         for value in _walk(binding.value):
             if isinstance(value, Macro) and value.name not in macros:
-                problems.append(f"{at}: {binding} uses {value!r}, which is not defined{_did_you_mean(value.name, macros)}")
+                problems.append(
+                    f"{at}: {binding} uses {value!r}, which is not defined{_did_you_mean(value.name, macros)}"
+                )
             if isinstance(value, Reference) and _configurable(value.name) is None:
-                problems.append(f"{at}: {binding} names @{value.name}, which does not exist{_near_component(value.name)}")
+                problems.append(
+                    f"{at}: {binding} names @{value.name}, which does not exist{_near_component(value.name)}"
+                )
         if binding.parameter:
             problems += [f"{at}: {problem}" for problem in _check_parameter(binding)]
     seen: dict[tuple[str, str], Binding] = {}
     for binding in bindings:
         key = (binding.line.file, str(binding))
         if key in seen and binding.line.number:
-            problems.append(f"{binding.line.place}: {binding} is set twice in this file, first in line {seen[key].line.number}")
+            problems.append(
+                f"{binding.line.place}: {binding} is set twice in this file, first in line {seen[key].line.number}"
+            )
         seen[key] = binding
     return problems
 
@@ -407,21 +421,47 @@ def difference(before: str, now: str) -> list[str]:
 
 
 def refuse_unused(config: Config) -> None:
-    """Refuse bindings that nothing built so far has used: a wrong scope, or a component that is not part of the method.
+    """Refuse bindings that nothing built so far has used, such as those with a misspelt scope.
+
+    Settings of a component are excused when a later binding put another in its place: a hybrid restates what differs and
+    need not undo what its base says of the rest.
 
     Raises:
         ConfigError: naming each of them.
     """
     used = gin.config._OPERATIVE_CONFIG
+    excused = _replaced(config.bindings)
     unused = []
     for binding in config.bindings:
-        if binding.parameter:
+        if binding.parameter and _selector(binding.selector) not in excused:
             selector = gin.config._REGISTRY.get_match(binding.selector).selector
             scopes = [s for (s, x), values in used.items() if x == selector and binding.parameter in values]
             if not any(binding.scope in ("", s) or s.startswith(binding.scope + "/") for s in scopes):
                 unused.append(f"{binding.line.place}: {binding} is set but nothing uses it")
     if unused:
         raise ConfigError("\n".join(unused))
+
+
+def _replaced(bindings: Sequence[Binding]) -> set[str]:
+    """Classes that a replaced binding named, and those that their own settings name."""
+    last = {str(binding): binding for binding in bindings}
+    asked = [value for b in bindings if last[str(b)] is not b for value in _walk(b.value)]
+    found: set[str] = set()
+    while asked:
+        value = asked.pop()
+        if isinstance(value, Macro):
+            asked += [inner for b in bindings if str(b) == value.name for inner in _walk(b.value)]
+        elif isinstance(value, Reference) and _selector(value.name) not in found:
+            found.add(_selector(value.name))
+            of_it = [b for b in bindings if b.parameter and _selector(b.selector) == _selector(value.name)]
+            asked += [inner for b in of_it for inner in _walk(b.value)]
+    return found
+
+
+def _selector(name: str) -> str:
+    """The full name of a class or function."""
+    found: str = gin.config._REGISTRY.get_match(name).selector
+    return found
 
 
 def operative() -> str:

@@ -24,7 +24,7 @@ def generator(key: Key, view: int, use: str) -> np.random.Generator:
     return np.random.default_rng([key.seed, key.epoch, key.index, view, zlib.crc32(use.encode())])
 
 
-def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+def _mix(x: Int[Tensor, ...]) -> Int[Tensor, ...]:
     """The finaliser of splitmix64: every input bit changes every output bit with probability one half."""
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * _MIX_A
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * _MIX_B

@@ -32,9 +32,7 @@ def patch_boxes(view: View, grid: tuple[int, int]) -> Float[Tensor, "b n 4"]:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def overlap(
-    here: View, there: View, grid_here: tuple[int, int], grid_there: tuple[int, int]
-) -> Float[Tensor, "b n m"]:
+def overlap(here: View, there: View, grid_here: tuple[int, int], grid_there: tuple[int, int]) -> Float[Tensor, "b n m"]:
     """Share of each patch of `here` that each patch of `there` covers, 0 to 1; rows sum to the share that is shared."""
     a, b = patch_boxes(here, grid_here)[:, :, None], patch_boxes(there, grid_there)[:, None]
     sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)

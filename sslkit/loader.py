@@ -65,7 +65,9 @@ def steps_per_epoch(n: int, step_size: int) -> int:
         ValueError: the data set does not fill one step.
     """
     if n < step_size:
-        raise ValueError(f"the data set has {n} images, but one step takes {step_size} (batch_size x ranks x accumulate)")
+        raise ValueError(
+            f"the data set has {n} images, but one step takes {step_size} (batch_size x ranks x accumulate)"
+        )
     return n // step_size
 
 

@@ -78,7 +78,9 @@ class Log:
         """Show where the run stands: behind the bar on a terminal, as a line elsewhere."""
         if not self.is_main:
             return
-        shown = f"loss {record['loss/total']:.3f}, {record['images_per_s']:.0f} images/s, waits {record['data_wait']:.0%}"
+        shown = (
+            f"loss {record['loss/total']:.3f}, {record['images_per_s']:.0f} images/s, waits {record['data_wait']:.0%}"
+        )
         if self.bar is not None:
             self.bar.set_postfix_str(shown)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -31,7 +31,8 @@ class Network(nn.Module):
 
     def __init__(self, backbone: Backbone, heads: Sequence[Head]):
         super().__init__()
-        self.backbone, self.heads = backbone, nn.ModuleList(heads)
+        self.backbone = backbone
+        self.heads = cast(Sequence[Head], nn.ModuleList(heads))
         names = [name for head in heads for name in head.names]
         for name in names:
             if names.count(name) > 1:
@@ -65,7 +66,9 @@ class Network(nn.Module):
             ValueError: no head has it.
         """
         if output not in self.head_of:
-            raise ValueError(f"head={output!r} is not an output of the method's heads; they have: {', '.join(self.head_of)}")
+            raise ValueError(
+                f"head={output!r} is not an output of the method's heads; they have: {', '.join(self.head_of)}"
+            )
         logits: Tensor = self.heads[self.head_of[output]](rows, output)
         return logits
 
@@ -82,6 +85,9 @@ class Search(Component):
     Args:
         level: the teacher's `"region"` rows or its `"image"` vectors.
     """
+
+    matcher: Matcher
+    memory: Memory
 
     def __init__(self, *, matcher: Matcher, memory: Memory, level: Literal["region", "image"] = "region"):
         super().__init__()
@@ -126,9 +132,7 @@ class Term(Component):
         start_epoch: before this epoch the term is 0 and costs nothing.
     """
 
-    def __init__(
-        self, *, aligner: Aligner, loss: Loss, head: str, weight: Scheduled = 1.0, start_epoch: int = 0
-    ):
+    def __init__(self, *, aligner: Aligner, loss: Loss, head: str, weight: Scheduled = 1.0, start_epoch: int = 0):
         super().__init__()
         self.aligner, self.loss, self.head, self.start_epoch = aligner, loss, head, start_epoch
         self.is_on = start_epoch == 0
@@ -176,11 +180,13 @@ class Method(Component):
         self.student = Network(backbone, heads)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.teacher.backbone.without_drop_path()
-        self.clusterer, self.terms = clusterer, nn.ModuleDict(terms)
-        self.searches: nn.ModuleDict = nn.ModuleDict(searches or {})
+        self.clusterer = clusterer
+        self.terms = cast(Mapping[str, Term], nn.ModuleDict(terms))
+        self.searches = cast(Mapping[str, Search], nn.ModuleDict(searches or {}))
         for search in self.searches.values():
             search.memory.build(n_per_image=self._n_per_image(search), dim=backbone.dim)
-        self.centerings = nn.ModuleDict(self._centerings(centering or Mean()))
+        made = self._centerings(centering or Mean())
+        self.centerings = cast(Mapping[str, Centering], nn.ModuleDict(made))
         self.freeze_outputs_epochs, self.static_shapes = freeze_outputs_epochs, static_shapes
         self.outputs_frozen = freeze_outputs_epochs > 0
         self.schedule("momentum", Cosine(0.996, 1.0) if momentum is None else momentum)
@@ -189,7 +195,9 @@ class Method(Component):
         if search.level == "image":
             return 1
         if self.clusterer is None:
-            raise ValueError("a search at level='region' needs regions, but the method has no clusterer (Method.clusterer)")
+            raise ValueError(
+                "a search at level='region' needs regions, but the method has no clusterer (Method.clusterer)"
+            )
         return int(self.clusterer.n_clusters)
 
     def _centerings(self, given: Centering | Mapping[str, Centering]) -> dict[str, Centering]:
@@ -197,7 +205,9 @@ class Method(Component):
         for head in self.student.heads:
             for name, layer in head.outputs.items():
                 if isinstance(given, Mapping) and name not in given:
-                    raise ValueError(f"centering has no entry for the output layer {name!r}; it has: {', '.join(given)}")
+                    raise ValueError(
+                        f"centering has no entry for the output layer {name!r}; it has: {', '.join(given)}"
+                    )
                 made[name] = copy.deepcopy(given[name] if isinstance(given, Mapping) else given)
                 made[name].build(layer.weight_v.shape[0])
         return made

@@ -42,7 +42,9 @@ class Optimizer:
         decay: Literal["weights", "matrices"] = "weights",
     ):
         if name not in timm.optim.list_optimizers():
-            raise ValueError(f"name={name!r} is not an optimiser of timm; it has: {', '.join(timm.optim.list_optimizers())}")
+            raise ValueError(
+                f"name={name!r} is not an optimiser of timm; it has: {', '.join(timm.optim.list_optimizers())}"
+            )
         if clip is not None and clip <= 0:
             raise ValueError(f"clip={clip}: give a positive norm, or leave it out for no clipping")
         if clip_scope not in ("all", "tensor"):

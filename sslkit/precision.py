@@ -25,7 +25,11 @@ def autocast(device: torch.device, precision: Precision) -> tuple[AbstractContex
         raise ValueError(f"precision={precision!r}: give 'auto', 'float32', 'bfloat16' or 'float16'")
     if precision == "auto":
         precision = "float32" if device.type == "cpu" else "bfloat16"
-    if device.type == "cuda" and precision == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if (
+        device.type == "cuda"
+        and precision == "bfloat16"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         log.warning("bfloat16 has no native support on %s: training in float32", torch.cuda.get_device_name(device))
         precision = "float32"
     if device.type == "cpu" and precision in ("bfloat16", "float16"):

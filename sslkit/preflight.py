@@ -43,7 +43,9 @@ def one_step(settings: Config) -> None:
     with torch.device("meta"):
         method = config.build(settings, "train", "method").train()
         batch = Batch(
-            views=tuple(_meta(view) for view in views), n_global=augmenter.n_global, index=torch.zeros(2, dtype=torch.long)
+            views=tuple(_meta(view) for view in views),
+            n_global=augmenter.n_global,
+            index=torch.zeros(2, dtype=torch.long),
         )
         method.set_time(Time())
         try:
@@ -57,4 +59,6 @@ def one_step(settings: Config) -> None:
 
 def _meta(view: View) -> View:
     twice = View.stack([view, view])
-    return View(*(torch.empty_like(x, device="meta") for x in (twice.pixels, twice.box, twice.flip, twice.size)), view.source)
+    return View(
+        *(torch.empty_like(x, device="meta") for x in (twice.pixels, twice.box, twice.flip, twice.size)), view.source
+    )

@@ -8,19 +8,18 @@ import time as clock
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-
 import torch
 
 from sslkit import checkpoint, distributed, draws
 from sslkit.augmenters import Crops
-from sslkit.precision import Precision, autocast
-from sslkit.loader import Images, Sampler, batches, steps_per_epoch, usual_workers
 from sslkit.evaluate import DenseRetrieval
+from sslkit.loader import Images, Sampler, batches, steps_per_epoch, usual_workers
 from sslkit.log import Log
 from sslkit.method import Method
 from sslkit.monitors import gallery
 from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
+from sslkit.precision import Precision, autocast
 from sslkit.registry import entry_function
 from sslkit.schedules import Time
 from sslkit.types import Batch, Outcome
@@ -213,15 +212,16 @@ def _refuse_not_finite(outcome: Outcome, batch: Batch, step: int, run_dir: Path,
     )
 
 
-def _record(
-    time: Time, method: Method, optimizer: Optimizer, outcomes: list[Outcome], norm: float
-) -> dict[str, float]:
+def _record(time: Time, method: Method, optimizer: Optimizer, outcomes: list[Outcome], norm: float) -> dict[str, float]:
     """What the log says of a step."""
     losses = {
         f"loss/{name}": sum(float(o.losses[name].item()) for o in outcomes) / len(outcomes)
         for name in outcomes[0].losses
     }
-    rates = {"lr": optimizer.inner.param_groups[0]["lr"], "weight_decay": optimizer.inner.param_groups[0]["weight_decay"]}
+    rates = {
+        "lr": optimizer.inner.param_groups[0]["lr"],
+        "weight_decay": optimizer.inner.param_groups[0]["weight_decay"],
+    }
     return {
         "epoch": time.epoch,
         "loss/total": sum(losses.values()),
@@ -250,5 +250,3 @@ class _Watch:
         reading = {"images_per_s": (step - self.at) * self.step_size / passed, "data_wait": self.waited / passed}
         self.began, self.waited, self.at = clock.monotonic(), 0.0, step
         return reading
-
-

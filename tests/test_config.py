@@ -41,10 +41,16 @@ def test_a_recipe_without_data_says_what_is_missing(file):
     ("binding", "message"),
     [
         ("clusterers.Sinkhorn.n_cluster = 4", "Sinkhorn has no parameter 'n_cluster'; did you mean 'n_clusters'?"),
-        ("clusterers.Sinkhron.n_clusters = 4", "clusterers.Sinkhron does not exist; did you mean 'clusterers.Sinkhorn'?"),
+        (
+            "clusterers.Sinkhron.n_clusters = 4",
+            "clusterers.Sinkhron does not exist; did you mean 'clusterers.Sinkhorn'?",
+        ),
         ("Method.clusterer = @clusterers.KMean()", "did you mean 'clusterers.KMeans'?"),
         ("Method.clusterer = @losses.Distillation()", "does not fit its type"),
-        ("clusterers.Sinkhorn.n_clusters = 'four'", "clusterers.Sinkhorn.n_clusters = 'four' does not fit its type, int"),
+        (
+            "clusterers.Sinkhorn.n_clusters = 'four'",
+            "clusterers.Sinkhorn.n_clusters = 'four' does not fit its type, int",
+        ),
         ("clusterers.Sinkhorn.cost_scale = 'images'", "does not fit its type, Literal['image', 'batch']"),
         ("train.batch_size = 1.5", "train.batch_size = 1.5 does not fit its type, int"),
         ("Method.terms = %CRIBO_TERM", "uses %CRIBO_TERM, which is not defined; did you mean 'CRIBO_TERMS'?"),

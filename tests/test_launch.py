@@ -106,7 +106,9 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(finished, tmp_path, 
 def test_a_truncated_checkpoint_is_passed_over_with_a_warning(finished, tmp_path, sslkit):
     run = tmp_path / "torn"
     bindings = (*TINY, "train.save_every = 3")
-    assert sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "6", "--out", str(run), bindings=bindings).returncode == 0
+    assert (
+        sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "6", "--out", str(run), bindings=bindings).returncode == 0
+    )
     newest = checkpoint.path(run, 6)
     newest.write_bytes(newest.read_bytes()[:1000])
     again = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "6", "--out", str(run), bindings=bindings)
@@ -143,7 +145,9 @@ def test_a_missing_data_folder_ends_with_code_2(tmp_path, sslkit):
 
 def test_a_folder_without_images_ends_with_code_2(tmp_path, sslkit):
     (tmp_path / "empty").mkdir()
-    refused = sslkit("launch", "--gin", "gin/cribo.gin", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "run"))
+    refused = sslkit(
+        "launch", "--gin", "gin/cribo.gin", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "run")
+    )
     assert refused.returncode == 2
     assert str(tmp_path / "empty") in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -165,7 +169,9 @@ def test_a_corrupt_image_is_reported_and_the_run_goes_on(tmp_path, sslkit):
     (folder / "007.png").write_bytes(b"no image")
     out = str(tmp_path / "run")
     bindings = (*ON_IMAGES, "datasets.ImageFolder.max_unreadable = 0.2")
-    done = sslkit("launch", "--gin", "gin/cribo.gin", "--data", str(folder), "--steps", "3", "--out", out, bindings=bindings)
+    done = sslkit(
+        "launch", "--gin", "gin/cribo.gin", "--data", str(folder), "--steps", "3", "--out", out, bindings=bindings
+    )
     assert done.returncode == 0, done.stderr
     assert "007.png" in done.stderr
 
@@ -176,7 +182,9 @@ def test_too_many_corrupt_images_stop_the_run_with_their_paths(tmp_path, sslkit)
         (folder / f"{i:03}.png").write_bytes(b"no image")
     out = str(tmp_path / "run")
     bindings = (*ON_IMAGES, "datasets.ImageFolder.max_unreadable = 0.1")
-    done = sslkit("launch", "--gin", "gin/cribo.gin", "--data", str(folder), "--steps", "3", "--out", out, bindings=bindings)
+    done = sslkit(
+        "launch", "--gin", "gin/cribo.gin", "--data", str(folder), "--steps", "3", "--out", out, bindings=bindings
+    )
     assert done.returncode == 1
     assert "max_unreadable=0.1" in done.stderr
     assert "Traceback" not in done.stderr

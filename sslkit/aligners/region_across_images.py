@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from sslkit.aligners.normalise import Scope, check_scope, mass
 from sslkit.aligners.base import Aligner
+from sslkit.aligners.normalise import Scope, check_scope, mass
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 
@@ -44,6 +44,8 @@ class RegionAcrossImages(Aligner):
         regions = step.regions
         if regions is None:
             raise ValueError("RegionAcrossImages needs regions, but the method has no clusterer (Method.clusterer)")
+        if regions.n_views != 2:
+            raise ValueError(f"a match is the target of the one other view, but there are {regions.n_views} global views")
         if self.search not in step.matches:
             known = ", ".join(step.matches) or "none"
             raise ValueError(f"search={self.search!r} is not a search of the method; it has: {known} (Method.searches)")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sslkit.aligners.normalise import Scope, check_scope, over
 from sslkit.aligners.base import Aligner
+from sslkit.aligners.normalise import Scope, check_scope, over
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import timm
-import torch
 from jaxtyping import Float
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -51,7 +50,9 @@ class Timm(Backbone):
         self.name, self.options = name, dict(options or {})
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-            raise ValueError(f"name={name!r} is not a model of timm {timm.__version__}; near it: {', '.join(near) or 'none'}")
+            raise ValueError(
+                f"name={name!r} is not a model of timm {timm.__version__}; near it: {', '.join(near) or 'none'}"
+            )
         self.arguments = _any_size(name) | self.options  # what timm builds this architecture from
         self.model = _create(name, self.arguments, drop_path)
         self.dim = int(self.model.num_features)

@@ -76,10 +76,10 @@ class Sinkhorn(Clusterer):
         away = apart.gather(2, seeds[:, None].expand(-1, n, -1))  # to the one member that a cluster starts with
         row_mass, mass = tokens.new_full((b, n), 1 / n), tokens.new_full((b, k), 1 / k)
         for i in range(self.n_rounds):
-            cost = -tokens @ centroids.mT + self.positional_weight * _relative(away)
+            cost = self.positional_weight * _relative(away) - tokens @ centroids.mT
             plan, _ = ops.sinkhorn(-self.sharpness * self._rescale(cost), row_mass, mass, self.n_balancing)
             labels = plan.argmax(dim=-1)
-            size = ops.one_hot(labels, k)
+            size = ops.one_hot(labels, k).to(tokens.dtype)
             assignment = size if self.hard else plan
             if i + 1 < self.n_rounds:
                 centroids = F.normalize(ops.pool(tokens, assignment), dim=-1)
@@ -114,7 +114,8 @@ def _to_labels(apart: Float[Tensor, "b n m"], labels: Int[Tensor, "b m"], k: int
 
 def _to_weighted(apart: Float[Tensor, "b n m"], assignment: Float[Tensor, "b m k"]) -> Float[Tensor, "b n k"]:
     """The same for a soft assignment: the least distance-times-membership, one cluster at a time."""
-    return torch.stack([(apart * column[:, None]).amin(dim=-1) for column in assignment.unbind(dim=-1)], dim=-1)
+    columns = assignment.masked_fill(assignment == 0, torch.inf).unbind(dim=-1)  # no member, whatever its distance
+    return torch.stack([(apart * column[:, None]).amin(dim=-1) for column in columns], dim=-1)
 
 
 def _relative(away: Float[Tensor, "b n k"]) -> Float[Tensor, "b n k"]:

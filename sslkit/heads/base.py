@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from sslkit.component import Component
 class Head(Component):
     """Rows of a backbone to scores, through one of its named output layers."""
 
-    outputs: nn.ModuleDict
+    outputs: Mapping[str, nn.Module]  # a ModuleDict, in the order given
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -61,7 +61,9 @@ class Prototypes(Head):
     ):
         super().__init__()
         if not outputs or min(outputs.values()) < 2:
-            raise ValueError(f"outputs={dict(outputs)}: at least one output layer with two or more prototypes is needed")
+            raise ValueError(
+                f"outputs={dict(outputs)}: at least one output layer with two or more prototypes is needed"
+            )
         if n_layers < 1:
             raise ValueError(f"n_layers={n_layers}: at least 1 is needed")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm

@@ -41,7 +41,9 @@ class Matcher(Component):
         if len(memory) == 0 or n == 0:
             nowhere = torch.full((planes, n), -1, device=queries.rows.device)
             weight = queries.rows.new_zeros(planes, n)
-            return Matches(nowhere, weight, torch.zeros_like(queries.rows), nowhere, queries.place.new_zeros(planes, n, 2))
+            return Matches(
+                nowhere, weight, torch.zeros_like(queries.rows), nowhere, queries.place.new_zeros(planes, n, 2)
+            )
         index, weight = self.match(queries, memory)
         return Matches(
             index=index,

@@ -110,7 +110,9 @@ class Queue(Memory):
     def push(self, queries: Queries) -> None:
         queries = queries.dropping_idle()
         if len(queries.rows) != self.n_planes:
-            raise ValueError(f"n_planes={self.n_planes}, but the rows pushed have {len(queries.rows)} (one per global view)")
+            raise ValueError(
+                f"n_planes={self.n_planes}, but the rows pushed have {len(queries.rows)} (one per global view)"
+            )
         counts = torch.bincount(queries.item, minlength=len(queries.images))
         rows, place = (distributed.gather(x.transpose(0, 1)) for x in (queries.rows, queries.place))
         ids, counts = distributed.gather(queries.images[queries.item]), distributed.gather(counts)

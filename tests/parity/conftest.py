@@ -11,7 +11,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-KINDS = ("clustering", "matching", "losses", "training_steps")  # a test that takes `clustering` runs on every clustering_*.npz
+KINDS = (
+    "clustering",
+    "matching",
+    "losses",
+    "training_steps",
+)  # a test that takes `clustering` runs on every clustering_*.npz
 
 
 def folders(config: pytest.Config) -> list[Path]:

@@ -10,7 +10,9 @@ def vit_like(state, *, image_size, n_heads):
     """A timm ViT of the size of an authors' backbone."""
     patch = state["patch_embed.proj.weight"]
     depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
-    options = dict(img_size=image_size, patch_size=patch.shape[-1], embed_dim=len(patch), num_heads=n_heads, depth=depth)
+    options = dict(
+        img_size=image_size, patch_size=patch.shape[-1], embed_dim=len(patch), num_heads=n_heads, depth=depth
+    )
     return Timm("vit_tiny_patch16_224", options=options)
 
 

@@ -19,7 +19,9 @@ def test_every_iteration_has_the_authors_rates(reference):
         "momentum": Cosine(0.996, 1.0),
     }
     for name, schedule in expected.items():
-        np.testing.assert_allclose(over_run(schedule, n_steps, int(per_epoch)), z[name], rtol=0, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            over_run(schedule, n_steps, int(per_epoch)), z[name], rtol=0, atol=1e-9, err_msg=name
+        )
 
 
 def test_every_epoch_has_the_authors_teacher_temperature(reference):

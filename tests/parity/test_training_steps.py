@@ -39,9 +39,7 @@ def method_of(z):
         )
 
     method = Method(
-        backbone=vit_like(
-            part(init, "backbone."), image_size=z["step0_view1"].shape[-1], n_heads=z["num_heads"]
-        ),
+        backbone=vit_like(part(init, "backbone."), image_size=z["step0_view1"].shape[-1], n_heads=z["num_heads"]),
         heads=[heads],
         clusterer=Sinkhorn(
             z["n_clusters"],
@@ -121,7 +119,9 @@ def test_final_weights_are_the_authors(run, network):
     z, method, _ = run
     ours = getattr(method, network).state_dict()
     for name, theirs in from_authors(part(z, f"{network}/")).items():
-        tolerance = 1e-3 if name.endswith("qkv.bias") else 1e-5  # the key part has zero gradient, AdamW makes noise of it
+        tolerance = (
+            1e-3 if name.endswith("qkv.bias") else 1e-5
+        )  # the key part has zero gradient, AdamW makes noise of it
         torch.testing.assert_close(ours[name], theirs, rtol=0, atol=tolerance, msg=name)
 
 

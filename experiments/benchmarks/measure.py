@@ -1,0 +1,125 @@
+"""What the benchmarks share: the same inputs through several forms in turn, each time in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+
+class Form(Protocol):
+    """One way to a result: construction makes the inputs, `run` is measured, `result` is compared with other forms'."""
+
+    def run(self) -> None: ...
+    def result(self) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`inputs` and `peak` are MB of resident memory, when the inputs stood and at most."""
+
+    seconds: float
+    inputs: float
+    peak: float
+    result: dict[str, np.ndarray]
+
+    @property
+    def beyond(self) -> float:
+        return self.peak - self.inputs
+
+
+def alternate(forms: Mapping[str, Callable[[], Form]], args: argparse.Namespace) -> dict[str, Measured]:
+    """Every form `args.rounds` times, in turn; the medians of times and peaks.
+
+    One process lives at a time. A form is called again there until it has run for `args.seconds`; then its first call,
+    which also pays for the start of threads, does not count.
+    """
+    runs: dict[str, list[Measured]] = {name: [] for name in forms}
+    for _ in range(args.rounds):
+        for name, form in forms.items():
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                runs[name].append(process.submit(_measure, form, args.threads, args.seconds).result())
+    return {
+        name: Measured(
+            *(statistics.median(getattr(run, field) for run in taken) for field in ("seconds", "inputs", "peak")),
+            result=taken[0].result,
+        )
+        for name, taken in runs.items()
+    }
+
+
+def _measure(build: Callable[[], Form], threads: int, enough: float) -> Measured:
+    torch.set_num_threads(threads)
+    form = build()
+    inputs = _peak_mb()
+    seconds = [_timed(form.run)]
+    peak, result = _peak_mb(), form.result()
+    while sum(seconds) < enough:
+        seconds.append(_timed(form.run))
+    return Measured(statistics.median(seconds[1:] or seconds), inputs, peak, result)
+
+
+def _timed(run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _peak_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> list[str]:
+    """A line for each result that is not the same, to the last bit, in both."""
+    lines = []
+    for name, values in one.items():
+        wrong = (values != other[name]).reshape(len(values), -1).any(axis=1)
+        if wrong.any():
+            lines.append(f"{name} differ in {wrong.sum()} of {len(wrong)} rows")
+    return lines
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="processes for each form")
+    parser.add_argument("--seconds", type=float, default=2.0, help="a form that takes less is called again")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--growth", action="store_true", help="also at a quarter and at half of the size")
+    return parser
+
+
+def facts(args: argparse.Namespace) -> str:
+    return (
+        f"{datetime.date.today()}, {os.cpu_count()} cores, {args.threads} thread(s), torch {torch.__version__}, CPU, "
+        f"medians of {args.rounds} process(es)"
+    )
+
+
+HEADER = (
+    "| size | form | seconds | peak, MB | of which beyond the inputs | times faster | times less beyond |\n"
+    "|---|---|--:|--:|--:|--:|--:|"
+)
+
+
+def rows(size: str, measured: dict[str, Measured]) -> str:
+    """A line of a markdown table for each form; ratios are against the first one."""
+    first = next(iter(measured.values()))
+    return "\n".join(
+        f"| {size} | {name} | {m.seconds:.3g} | {m.peak:,.0f} | {m.beyond:,.0f} "
+        f"| {first.seconds / m.seconds:.3g} | {first.beyond / max(m.beyond, 1.0):.3g} |"
+        for name, m in measured.items()
+    )

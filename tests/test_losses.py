@@ -1,0 +1,118 @@
+"""Losses against slow loops over their pairs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sslkit.losses import Distillation
+from sslkit.schedules import Linear, Time
+from sslkit.types import Pairs
+
+
+def pairs_of(i, j, weight):
+    index = torch.tensor(i, dtype=torch.long), torch.tensor(j, dtype=torch.long)
+    nothing = torch.zeros(0, 0)
+    return Pairs(nothing, nothing, *index, torch.tensor(weight, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
+
+
+def softmax(scores, temperature):
+    largest = max(scores)
+    e = [math.exp((s - largest) / temperature) for s in scores]
+    return [x / sum(e) for x in e]
+
+
+def cross_entropy(target, prediction, teacher_temperature, student_temperature):
+    q, p = softmax(target, teacher_temperature), softmax(prediction, student_temperature)
+    return -sum(a * math.log(b) for a, b in zip(q, p, strict=True))
+
+
+CASES = [
+    ([0, 1, 2], [0, 1, 2], [1 / 3] * 3),
+    ([0, 0, 0, 1], [2, 1, 0, 2], [0.5, 0.25, 0.2, 0.05]),
+    ([3, 3], [1, 1], [2.0, 0.0]),
+    ([], [], []),
+]
+
+
+@pytest.mark.parametrize("i, j, weight", CASES)
+@pytest.mark.parametrize("n_prototypes", [2, 7])
+@pytest.mark.parametrize("teacher_temperature, student_temperature", [(0.04, 0.1), (0.07, 0.2), (1.0, 1.0)])
+def test_distillation_is_the_weighted_sum_of_cross_entropies(
+    i, j, weight, n_prototypes, teacher_temperature, student_temperature
+):
+    draw = torch.Generator().manual_seed(n_prototypes)
+    prediction, target = (torch.randn(n, n_prototypes, generator=draw, dtype=torch.float64) for n in (4, 3))
+    loss = Distillation(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+    expected = sum(
+        w * cross_entropy(target[t].tolist(), prediction[p].tolist(), teacher_temperature, student_temperature)
+        for p, t, w in zip(i, j, weight, strict=True)
+    )
+    found = loss.double()(prediction, target, pairs_of(i, j, weight))
+    assert found.item() == pytest.approx(expected, rel=1e-6)  # temperatures are kept in float32
+
+
+def test_a_student_that_equals_a_uniform_teacher_pays_the_entropy():
+    loss = Distillation()(torch.zeros(4, 16), torch.zeros(4, 16), Pairs.diagonal(4))
+    assert loss.item() == pytest.approx(math.log(16), rel=1e-6)
+
+
+def test_adding_a_constant_to_a_row_changes_nothing():
+    draw = torch.Generator().manual_seed(0)
+    p, t = torch.randn(4, 6, generator=draw), torch.randn(4, 6, generator=draw)
+    pairs, loss = Pairs.diagonal(4), Distillation()
+    shift = torch.randn(4, 1, generator=draw)
+    torch.testing.assert_close(loss(p + shift, t - shift, pairs), loss(p, t, pairs), rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_the_difference_of_the_two_distributions():
+    draw = torch.Generator().manual_seed(0)
+    p, t = (torch.randn(3, 5, generator=draw, dtype=torch.float64) for _ in range(2))
+    p.requires_grad_()
+    Distillation(student_temperature=0.5, teacher_temperature=0.25).double()(p, t, Pairs.diagonal(3)).backward()
+    expected = (torch.softmax(p.detach() / 0.5, -1) - torch.softmax(t / 0.25, -1)) / 0.5 / 3
+    torch.testing.assert_close(p.grad, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_agrees_with_finite_differences():
+    draw = torch.Generator().manual_seed(0)
+    p, t = (torch.randn(3, 5, generator=draw, dtype=torch.float64) for _ in range(2))
+    pairs = pairs_of([0, 2, 2], [1, 0, 2], [0.5, 0.2, 0.3])
+    loss = Distillation(student_temperature=1.0, teacher_temperature=1.0).double()
+    assert torch.autograd.gradcheck(lambda x: loss(x, t, pairs), p.requires_grad_())
+
+
+def test_half_precision_scores_are_summed_in_float32():
+    draw = torch.Generator().manual_seed(0)
+    p, t = (torch.randn(4, 100, generator=draw).half() for _ in range(2))
+    loss = Distillation()(p, t, Pairs.diagonal(4))
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, Distillation()(p.float(), t.float(), Pairs.diagonal(4)))
+
+
+def test_under_mixed_precision_the_loss_is_that_in_float32():
+    draw = torch.Generator().manual_seed(0)
+    p, t = (torch.randn(4, 100, generator=draw) for _ in range(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = Distillation()(p, t, Pairs.diagonal(4))
+    assert torch.equal(mixed, Distillation()(p, t, Pairs.diagonal(4)))
+
+
+def test_very_large_scores_stay_finite():
+    p = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    loss = Distillation()(p, -p.detach(), Pairs.diagonal(1))
+    loss.backward()
+    assert loss.isfinite()
+    assert p.grad.isfinite().all()
+
+
+def test_scheduled_temperatures_hold_from_their_time_on():
+    draw = torch.Generator().manual_seed(0)
+    p, t = (torch.randn(3, 5, generator=draw) for _ in range(2))
+    loss = Distillation(teacher_temperature=Linear(0.04, 0.08, epochs=3, stepwise=True))
+    for epoch, temperature in enumerate((0.04, 0.06, 0.08, 0.08)):
+        loss.set_time(Time(step=2 * epoch + 1, n_steps=8, steps_per_epoch=2))
+        expected = Distillation(teacher_temperature=temperature)(p, t, Pairs.diagonal(3))
+        torch.testing.assert_close(loss(p, t, Pairs.diagonal(3)), expected, rtol=1e-6, atol=0)
