@@ -78,7 +78,11 @@ def launch(
 
     if steps is not None and epochs is not None:
         raise ConfigError(f"--steps {steps} and --epochs {epochs}: give the length of the run in one of the two")
-    added = list(bindings)
+    names = [binding.partition("=")[0].strip() for binding in bindings]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--set gives {name} {names.count(name)} times: give it once")
+    added: list[str] = []
     if data is not None:
         if not data.is_dir():
             raise ConfigError(f"--data {data}: there is no such folder (looked at {data.absolute()})")
@@ -90,6 +94,7 @@ def launch(
         added += [f"train.n_epochs = {epochs}", "train.n_steps = None"]
     added += [] if seed is None else [f"train.seed = {seed}"]
     added += [] if device is None else [f"train.device = {device!r}"]
+    added += bindings
     run_dir = out if out is not None else Path("runs") / Path(files[-1]).stem
     Job(list(files), added, str(run_dir))()
 

@@ -230,7 +230,7 @@ def check(bindings: Sequence[Binding]) -> list[str]:
     seen: dict[tuple[str, str], Binding] = {}
     for binding in bindings:
         key = (binding.line.file, str(binding))
-        if key in seen and binding.line.number:
+        if key in seen and binding.line.number != seen[key].line.number:  # a file may be included twice
             problems.append(
                 f"{binding.line.place}: {binding} is set twice in this file, first in line {seen[key].line.number}"
             )

@@ -23,7 +23,8 @@ class Balance(Centering):
         temperature: divides logits; the same as the teacher temperature of the terms that use the head.
         n_rounds: Sinkhorn iterations.
 
-    Source: SwAV (arXiv:2006.09882); used in place of the running mean by DINOv2 (arXiv:2304.07193).
+    Source: SwAV (arXiv:2006.09882); used in place of the running mean by DINOv2 (arXiv:2304.07193). Deliberate difference:
+    rows are brought to equal mass before the first round too, so that no row steers it by the size of its logits.
     """
 
     def __init__(self, *, temperature: Scheduled = 0.04, n_rounds: int = 3):

@@ -84,10 +84,10 @@ class Queue(Memory):
                 block = F.normalize(self._rows[plane, slots].float(), dim=-1)
                 scores = queries @ block.mT
                 if k == 1:
-                    best, where = scores.max(dim=1, keepdim=True)
-                    better = best > similarity
-                    similarity = torch.where(better, best, similarity)
-                    index = torch.where(better, where + slots.start, index)
+                    best = scores.amax(dim=1, keepdim=True)  # half the time of `max`, and few rows still improve
+                    better = (best > similarity).nonzero()[:, 0]
+                    similarity[better] = best[better]
+                    index[better] = scores[better].argmax(dim=1, keepdim=True) + slots.start
                 else:
                     best, where = scores.topk(min(k, scores.shape[1]), dim=1)
                     similarity, order = torch.cat([similarity, best], dim=1).topk(k, dim=1)

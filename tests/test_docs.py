@@ -1,0 +1,54 @@
+"""What the docs show runs, what they link to exists, and they speak of every component."""
+
+import re
+
+import pytest
+
+from sslkit import config
+from sslkit.launch.job import prepare
+from sslkit.registry import ROLES, components
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "experiments").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)\s]+)\)")
+
+
+def blocks(language):
+    found = ((page, code) for page in PAGES for kind, code in BLOCK.findall(page.read_text()) if kind == language)
+    return [pytest.param(code, id=f"{page.relative_to(ROOT)}-{n}") for n, (page, code) in enumerate(found)]
+
+
+def gin_blocks():
+    return [p for p in blocks("") if "include 'gin/" in p.values[0]]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_in_the_docs_runs(code):
+    exec(compile(code, "docs", "exec"), {})
+
+
+@pytest.mark.parametrize("text", gin_blocks())
+def test_gin_in_the_docs_builds(text, tmp_path):
+    file = tmp_path / "docs.gin"
+    file.write_text(text if "gin/cribo.gin" in text or "gin/dino.gin" in text else "include 'gin/cribo.gin'\n" + text)
+    assert prepare(config.load([str(file)]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+            assert anchor in slugs, link
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_page_of_roles_speaks_of_every_component(role):
+    section = (ROOT / "docs/roles.md").read_text().partition(f"\n## {role}\n")[2].partition("\n## ")[0]
+    for name in components(role):
+        assert f"| `{name}` |" in section
