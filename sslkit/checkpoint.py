@@ -20,6 +20,7 @@ class CheckpointError(RuntimeError):
 
 
 def folder(run_dir: Path) -> Path:
+    """Where a run keeps its checkpoints."""
     return run_dir / "checkpoints"
 
 
@@ -30,6 +31,7 @@ def steps(run_dir: Path) -> list[int]:
 
 
 def path(run_dir: Path, step: int) -> Path:
+    """The file of the checkpoint after `step` steps, whether it exists or not."""
     return folder(run_dir) / f"step_{step:08d}.pt"
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import gin
 from gin import config_parser
 
-from sslkit.registry import load_plugins
+from sslkit.registry import load_plugins, top_level
 
 PACKAGE = Path(__file__).resolve().parent
 _INCLUDE = re.compile(r"""^include\s+(['"])(?P<path>.+)\1\s*(#.*)?$""")
@@ -83,7 +83,7 @@ class Macro:
         return f"%{self.name}"
 
 
-class _AsWritten(config_parser.ParserDelegate):
+class _AsWritten(config_parser.ParserDelegate):  # type: ignore[misc]
     """Leaves references and macros unresolved, so that all of them can be checked at once."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
@@ -94,7 +94,7 @@ class _AsWritten(config_parser.ParserDelegate):
         return Macro(macro_name)
 
 
-@gin.register
+@top_level
 def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One dict out of several, such as a base's terms and a hybrid's own; gin itself cannot extend a dict.
 
@@ -269,7 +269,8 @@ def _hints(thing: Callable[..., Any]) -> dict[str, Any]:
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value as written may be passed where `hint` is asked for; what cannot be known passes."""
-    origin, args = get_origin(hint), get_args(hint)
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
     if hint is Any or isinstance(value, Macro):
         return True
     if origin in (typing.Union, types.UnionType):
@@ -280,7 +281,7 @@ def _fits(value: Any, hint: Any) -> bool:
         made = _configurable(value.name)
         wanted = origin or hint
         if not value.is_call or not inspect.isclass(made):
-            return not (value.is_call is False and inspect.isclass(wanted) and wanted is not collections.abc.Callable)
+            return value.is_call or wanted is collections.abc.Callable or not inspect.isclass(wanted)
         if getattr(wanted, "_is_protocol", False):
             return all(hasattr(made, name) for name in _members(wanted))
         return not inspect.isclass(wanted) or issubclass(made, wanted)
@@ -288,15 +289,20 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if origin is not None and inspect.isclass(origin):
-        if origin is collections.abc.Callable or not isinstance(value, origin) or isinstance(value, str):
-            return False
-        if isinstance(value, Mapping):
-            return all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
-        if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
-            return len(value) == len(args) and all(map(_fits, value, args))
-        return all(_fits(v, args[0]) for v in value)
+    if origin is collections.abc.Callable:
+        return False
+    if inspect.isclass(origin):
+        return isinstance(value, origin) and not isinstance(value, str) and _contents_fit(value, origin, args)
     return isinstance(value, hint) if inspect.isclass(hint) else True
+
+
+def _contents_fit(value: Any, origin: type, args: tuple[Any, ...]) -> bool:
+    """The same of what a container holds."""
+    if isinstance(value, Mapping):
+        return all(_fits(k, args[0]) and _fits(v, args[1]) for k, v in value.items())
+    if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+        return len(value) == len(args) and all(map(_fits, value, args))
+    return all(_fits(v, args[0]) for v in value)
 
 
 def _members(protocol: type) -> list[str]:
@@ -423,8 +429,8 @@ def difference(before: str, now: str) -> list[str]:
 def refuse_unused(config: Config) -> None:
     """Refuse bindings that nothing built so far has used, such as those with a misspelt scope.
 
-    Settings of a component are excused when a later binding put another in its place: a hybrid restates what differs and
-    need not undo what its base says of the rest.
+    Settings of a component are excused when a later binding put another in its place: a hybrid restates what differs
+    and need not undo what its base says of the rest.
 
     Raises:
         ConfigError: naming each of them.

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 
 
 def is_on() -> bool:
+    """Whether this process has joined a group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
+    """This process's number in the group; 0 alone."""
     return dist.get_rank() if is_on() else 0
 
 
 def world_size() -> int:
+    """Processes in the group; 1 alone."""
     return dist.get_world_size() if is_on() else 1
 
 
@@ -38,10 +41,13 @@ def start(device: torch.device) -> None:
     """Join the group that torchrun or Slurm describes in the environment; alone, do nothing."""
     if is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
 
 
 def stop() -> None:
+    """Leave the group, if there is one."""
     if is_on():
         dist.destroy_process_group()
 

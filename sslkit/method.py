@@ -159,6 +159,8 @@ class Method(Component):
             numbers are the same.
     """
 
+    momentum: Float[Tensor, ""]
+
     def __init__(
         self,
         *,
@@ -203,13 +205,13 @@ class Method(Component):
     def _centerings(self, given: Centering | Mapping[str, Centering]) -> dict[str, Centering]:
         made = {}
         for head in self.student.heads:
-            for name, layer in head.outputs.items():
+            for name, n_prototypes in head.n_prototypes.items():
                 if isinstance(given, Mapping) and name not in given:
                     raise ValueError(
                         f"centering has no entry for the output layer {name!r}; it has: {', '.join(given)}"
                     )
                 made[name] = copy.deepcopy(given[name] if isinstance(given, Mapping) else given)
-                made[name].build(layer.weight_v.shape[0])
+                made[name].build(n_prototypes)
         return made
 
     def set_time(self, time: Time) -> None:
@@ -222,7 +224,7 @@ class Method(Component):
         """The losses of one batch. Nothing is written: `update` moves the state after the optimiser's step.
 
         Args:
-            seeds: tokens that start the clusters of each image; drawn by the batch's seed, epoch and index if not given.
+            seeds: tokens that start the clusters of each image; drawn by the batch's seed, epoch and index if left out.
         """
         student: Features = self.student(batch.views, batch.index)
         with torch.no_grad():

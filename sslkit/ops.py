@@ -54,7 +54,10 @@ def one_hot(labels: Int[Tensor, "*b n"], k: int) -> Float[Tensor, "*b n k"]:
     return torch.zeros(*labels.shape, k, device=labels.device).scatter_(-1, labels[..., None], 1.0)
 
 
-def nearest(queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"]) -> Int[Tensor, " q"]:
-    """Index of the bank row of largest cosine similarity to each query, in float32."""
+def nearest(
+    queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], weight: Float[Tensor, " m"] | None = None
+) -> Int[Tensor, " q"]:
+    """Index of the bank row of largest cosine similarity to each query, in float32, among rows of weight above 0."""
     q, b = F.normalize(queries.float(), dim=-1), F.normalize(bank.float(), dim=-1)
-    return (q @ b.mT).argmax(dim=-1)
+    scores = q @ b.mT
+    return (scores if weight is None else scores.masked_fill(weight == 0, -torch.inf)).argmax(dim=-1)

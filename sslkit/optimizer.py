@@ -26,8 +26,8 @@ class Optimizer:
         clip: largest gradient norm; none if left out.
         clip_scope: the norm is of `"all"` gradients together, or of each `"tensor"` on its own, as the authors of DINO,
             CrIBo and AdaSim clip.
-        decay: `"weights"`: matrices, but not magnitudes of prototypes nor what the backbone excludes (position and class
-            tokens); `"matrices"`: every tensor of two or more dimensions, as those authors do.
+        decay: `"weights"`: matrices, but not magnitudes of prototypes nor what the backbone excludes (position and
+            class tokens); `"matrices"`: every tensor of two or more dimensions, as those authors do.
     """
 
     def __init__(
@@ -41,10 +41,9 @@ class Optimizer:
         clip_scope: Literal["all", "tensor"] = "all",
         decay: Literal["weights", "matrices"] = "weights",
     ):
-        if name not in timm.optim.list_optimizers():
-            raise ValueError(
-                f"name={name!r} is not an optimiser of timm; it has: {', '.join(timm.optim.list_optimizers())}"
-            )
+        known = [str(each) for each in timm.optim.list_optimizers()]
+        if name not in known:
+            raise ValueError(f"name={name!r} is not an optimiser of timm; it has: {', '.join(known)}")
         if clip is not None and clip <= 0:
             raise ValueError(f"clip={clip}: give a positive norm, or leave it out for no clipping")
         if clip_scope not in ("all", "tensor"):
@@ -89,7 +88,7 @@ def groups(method: Method, decay: Literal["weights", "matrices"]) -> tuple[list[
     if decay == "weights":
         spared = {id(m.weight_g) for m in student.modules() if isinstance(m, WeightNorm)}
         model = getattr(student.backbone, "model", student.backbone)
-        excluded = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+        excluded: set[str] = getattr(model, "no_weight_decay", set)()
         spared |= {id(p) for name, p in model.named_parameters() if name in excluded}
     trained = [p for p in student.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim >= 2 and id(p) not in spared]

@@ -15,8 +15,8 @@ log = logging.getLogger("sslkit")
 def autocast(device: torch.device, precision: Precision) -> tuple[AbstractContextManager[object], torch.amp.GradScaler]:
     """A context for the forward pass, to be entered anew each step, and the loss scaler that goes with it.
 
-    `"auto"` is bfloat16 on an accelerator and float32 on the CPU. Where bfloat16 has no native support the run falls back
-    to float32 and says so once.
+    `"auto"` is bfloat16 on an accelerator and float32 on the CPU. Where bfloat16 has no native support the run falls
+    back to float32 and says so once.
 
     Raises:
         ValueError: there is no such precision.

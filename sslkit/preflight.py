@@ -43,7 +43,7 @@ def one_step(settings: Config) -> None:
     with torch.device("meta"):
         method = config.build(settings, "train", "method").train()
         batch = Batch(
-            views=tuple(_meta(view) for view in views),
+            views=tuple(View.stack([view, view]).to("meta") for view in views),
             n_global=augmenter.n_global,
             index=torch.zeros(2, dtype=torch.long),
         )
@@ -55,10 +55,3 @@ def one_step(settings: Config) -> None:
             sizes = ", ".join(f"{v.pixels.shape[-1]} px" for v in views)
             reason = f"a step does not work on views of {sizes}: {error}"
             raise ConfigError(reason + settings.places(reason)) from error
-
-
-def _meta(view: View) -> View:
-    twice = View.stack([view, view])
-    return View(
-        *(torch.empty_like(x, device="meta") for x in (twice.pixels, twice.box, twice.flip, twice.size)), view.source
-    )

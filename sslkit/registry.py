@@ -28,6 +28,7 @@ ROLES = (
 ENTRY_POINTS = "sslkit.components"
 
 C = TypeVar("C", bound=type[Any])
+F = TypeVar("F", bound=Callable[..., Any])
 _TABLES: dict[str, dict[str, type]] = {role: {} for role in ROLES}
 
 
@@ -54,8 +55,8 @@ def register(role: str) -> Callable[[C], C]:
     return add
 
 
-def top_level(thing: C) -> C:
-    """Make a class that joins components known to gin files by its bare name, such as `Method`."""
+def top_level(thing: F) -> F:
+    """Make a class or function that joins components known to gin files by its bare name, such as `Method`."""
     gin.register(thing)
     return thing
 
@@ -89,8 +90,8 @@ def load_plugins() -> list[str]:
     return loaded
 
 
-def entry_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let gin files bind the parameters of a function that is called by us: for gin it only hands its arguments back."""
+def entry_function(function: F) -> F:
+    """Let gin files bind the parameters of a function that we call: for gin it only hands its arguments back."""
 
     @functools.wraps(function)
     def arguments(**given: Any) -> dict[str, Any]:

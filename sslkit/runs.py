@@ -69,13 +69,21 @@ def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str
 
 
 def export_run(run: Path, out: Path) -> None:
-    """Write the teacher's backbone of a run in timm's layout, with the run's configuration in its metadata."""
+    """Write the teacher's backbone of a run in timm's layout, with the run's configuration in its metadata.
+
+    Raises:
+        ConfigError: the backbone is not one of timm's.
+    """
+    from sslkit.backbones import Timm
     from sslkit.backbones.weights import export_timm
 
     settings = settings_of(run)
     step, method = method_of(run, settings)
+    backbone = method.teacher.backbone
+    if not isinstance(backbone, Timm):
+        raise ConfigError(f"{run} has a backbone of type {type(backbone).__name__}, but only Timm ones can be exported")
     size = config.build(settings, "train", "augmenter").crops[0].size
-    export_timm(method.teacher.backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
+    export_timm(backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
 
 
 def picture_run(run: Path) -> list[Path]:
@@ -83,6 +91,6 @@ def picture_run(run: Path) -> list[Path]:
     from sslkit.monitors import gallery
 
     settings = settings_of(run)
-    step, method = method_of(run, settings)
+    _, method = method_of(run, settings)
     arguments = config.build(settings, "train")
     return gallery.draw(run, method, arguments["data"], arguments["augmenter"])

@@ -12,8 +12,10 @@ import torch
 
 from sslkit import checkpoint, distributed, draws
 from sslkit.augmenters import Crops
+from sslkit.backbones import Backbone
+from sslkit.backbones.batch_norm import with_statistics
 from sslkit.evaluate import DenseRetrieval
-from sslkit.loader import Images, Sampler, batches, steps_per_epoch, usual_workers
+from sslkit.loader import Images, Sampler, Views, batches, steps_per_epoch, usual_workers
 from sslkit.log import Log
 from sslkit.method import Method
 from sslkit.monitors import gallery
@@ -112,8 +114,10 @@ def train(
     with Log(run_dir, first=first, n_steps=n_steps, is_main=distributed.rank() == 0) as book:
         if first:
             book.say(f"going on from step {first} of {n_steps}")
-        if first == 0:
-            results = _evaluate(evaluations, method, where, book, 0, "random backbone")
+        if first == 0 and evaluations:
+            shown = _views(data, augmenter, seed, batch_size).global_views[0].pixels.to(where)
+            untrained = with_statistics(method.teacher.backbone, shown)
+            results = _evaluate(evaluations, untrained, where, book, 0, "random backbone")
         sampler = Sampler(
             len(data),
             batch_size,
@@ -156,7 +160,8 @@ def train(
             method.update(outcomes)
             book.tick()
             if done == n_steps or (evaluate_every is not None and done % evaluate_every == 0):
-                results = _evaluate(evaluations, method, where, book, done, f"after {done} steps") or results
+                trained = method.teacher.backbone
+                results = _evaluate(evaluations, trained, where, book, done, f"after {done} steps") or results
             if done % save_every == 0 or done == n_steps:
                 save(done)
     if pictures and distributed.rank() == 0:
@@ -180,14 +185,19 @@ def _device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
+def _views(data: Images, augmenter: Crops, seed: int, n: int) -> Batch:
+    """Views of the first `n` images."""
+    return Views(data, augmenter, seed, augmenter.n_global).__getitems__([(0, i) for i in range(min(n, len(data)))])
+
+
 def _evaluate(
-    evaluations: Mapping[str, DenseRetrieval], method: Method, device: torch.device, book: Log, step: int, what: str
+    evaluations: Mapping[str, DenseRetrieval], backbone: Backbone, device: torch.device, book: Log, step: int, what: str
 ) -> dict[str, float]:
     """Results of all protocols on rank 0, told in a line each."""
     results: dict[str, float] = {}
     if distributed.rank() == 0:
         for name, protocol in evaluations.items():
-            found = protocol(method.teacher.backbone, device)
+            found = protocol(backbone, device)
             results |= {f"{name}/{key}": float(value) for key, value in found.items() if isinstance(value, float)}
             book.say(f"{name} retrieval, {what}: mIoU {found['miou']:.1%}")
         if results:

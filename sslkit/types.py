@@ -53,7 +53,10 @@ class View:
     def stack(views: Sequence[View]) -> View:
         """One batched view out of single ones of the same source."""
         return View(
-            *(torch.stack([getattr(v, name) for v in views]) for name in ("pixels", "box", "flip", "size")),
+            pixels=torch.stack([v.pixels for v in views]),
+            box=torch.stack([v.box for v in views]),
+            flip=torch.stack([v.flip for v in views]),
+            size=torch.stack([v.size for v in views]),
             source=views[0].source,
         )
 
@@ -139,8 +142,9 @@ class Features:
 class Regions:
     """The parts of each image as seen in every global view.
 
-    Region `i` of the `r` in view `v` stands at row `v * r + i` in `student` and `teacher`, and is the same cluster of the same image in
-    every view; regions are image-major, then by cluster. `valid` says which clusters have a token in every view.
+    Region `i` of the `r` in view `v` stands at row `v * r + i` in `student` and `teacher`, and is the same cluster of
+    the same image in every view; regions are image-major, then by cluster. `valid` says which clusters have a token in
+    every view.
     """
 
     assignment: Float[Tensor, "v b n k"]  # every non-empty column sums to 1 inside its view

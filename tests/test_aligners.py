@@ -29,34 +29,35 @@ def step_of(*, seed=0, b=3, k=4, n_global=2, n_local=0, sources=None, valid=None
     index = 10 + torch.randperm(b, generator=draw)
     valid = torch.rand(b, k, generator=draw) < 0.7 if valid is None else valid
     kept = torch.arange(b * k) if static else valid.flatten().nonzero()[:, 0]
-    n, weight = len(kept), valid.flatten()[kept].float()
+    weight = valid.flatten()[kept].float()
 
-    def features(views):
-        images = tuple(normal(b, DIM).requires_grad_(views == n_views) for _ in range(views))
+    def features(views, *, grad):
+        images = tuple(normal(b, DIM).requires_grad_(grad) for _ in range(views))
         patches = tuple(normal(b, 4, DIM) for _ in range(views))
         return Features(images, patches, ((2, 2),) * views, index, sources[:views])
 
     def rows(*, grad):
-        view = torch.arange(n_global).repeat_interleave(n)
+        view = torch.arange(n_global).repeat_interleave(len(kept))
         item = (kept // k).repeat(n_global)
-        return Rows(normal(n_global * n, DIM).requires_grad_(grad), view, item, index[item], weight.repeat(n_global))
+        drawn = normal(n_global, b * k, DIM)[:, kept].flatten(0, 1).requires_grad_(grad)
+        return Rows(drawn, view, item, index[item], weight.repeat(n_global))
 
-    student, teacher = features(n_views), features(n_global)
+    student, teacher = features(n_views, grad=True), features(n_global, grad=False)
     regions = Regions(
         assignment=torch.zeros(n_global, b, 4, k),
         valid=valid,
         student=rows(grad=True),
         teacher=rows(grad=False),
         cluster=kept % k,
-        place=normal(n_global, n, 2),
+        place=normal(n_global, b * k, 2)[:, kept],
     )
     drawn = torch.randint(3, (n_global, b * k), generator=draw) / 2 if accepted is None else accepted
     matches = Matches(
-        index=torch.randint(50, (n_global, n), generator=draw),
+        index=torch.randint(50, (n_global, b * k), generator=draw)[:, kept],
         weight=drawn[:, kept] * weight,
-        rows=normal(n_global, n, DIM),
-        ids=torch.randint(9, (n_global, n), generator=draw),
-        place=normal(n_global, n, 2),
+        rows=normal(n_global, b * k, DIM)[:, kept],
+        ids=torch.randint(9, (n_global, b * k), generator=draw)[:, kept],
+        place=normal(n_global, b * k, 2)[:, kept],
     )
     pixels = torch.zeros(b, 3, 1, 1)
     views = tuple(View(pixels, torch.zeros(b, 4), torch.zeros(b).bool(), torch.zeros(b, 2), s) for s in sources)
@@ -125,7 +126,7 @@ def swapped(step):
 
 
 def meaning(pairs):
-    """Weight of each (prediction row, target row, owner), whatever numbers the rows have; pairs of weight 0 left out."""
+    """Weight of each (prediction row, target row, owner), whatever numbers the rows have, without pairs of weight 0."""
     found = {}
     for i, j, w in zip(pairs.i.tolist(), pairs.j.tolist(), pairs.weight.tolist(), strict=True):
         if w:

@@ -340,7 +340,7 @@ def test_an_augmenter_survives_a_pickle():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    "wrong, message",
     [
         (dict(size=0), "size=0"),
         (dict(size=-3), "size=-3"),

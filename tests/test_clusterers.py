@@ -122,9 +122,7 @@ def test_a_scheduled_positional_weight_clusters_as_its_value_at_that_time():
     for epoch, alpha in enumerate((0.0, 0.5, 1.0, 1.5, 2.0)):
         scheduled.set_time(Time(step=3 * epoch, n_steps=15, steps_per_epoch=3))
         plain = Sinkhorn(4, positional_weight=alpha, hard=False)
-        torch.testing.assert_close(
-            scheduled(tokens, positions, seeds), plain(tokens, positions, seeds), rtol=0, atol=0
-        )
+        torch.testing.assert_close(scheduled(tokens, positions, seeds), plain(tokens, positions, seeds), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("n, k", [(8, 2), (18, 5), (32, 16), (6, 6)])

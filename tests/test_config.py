@@ -38,7 +38,7 @@ def test_a_recipe_without_data_says_what_is_missing(file):
 
 
 @pytest.mark.parametrize(
-    ("binding", "message"),
+    "binding, message",
     [
         ("clusterers.Sinkhorn.n_cluster = 4", "Sinkhorn has no parameter 'n_cluster'; did you mean 'n_clusters'?"),
         (

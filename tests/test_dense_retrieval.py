@@ -27,7 +27,7 @@ def random_rows(n, d, seed=0):
     return F.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-@pytest.mark.parametrize(("size", "grid"), [((8, 8), (2, 2)), ((12, 6), (4, 3)), ((5, 7), (5, 7)), ((9, 10), (1, 5))])
+@pytest.mark.parametrize("size, grid", [((8, 8), (2, 2)), ((12, 6), (4, 3)), ((5, 7), (5, 7)), ((9, 10), (1, 5))])
 def test_patch_labels_are_the_histograms_that_a_loop_counts(size, grid):
     mask = torch.randint(0, 3, size, generator=torch.Generator().manual_seed(1))
     found = patch_labels(mask, grid, 3, VOID).view(*grid, 3)
@@ -39,7 +39,7 @@ def test_patch_labels_are_the_histograms_that_a_loop_counts(size, grid):
                 assert found[row, column, c].item() == pytest.approx((cell == c).float().mean().item())
 
 
-@pytest.mark.parametrize(("size", "grid"), [((7, 5), (2, 2)), ((3, 2), (4, 5)), ((1, 1), (3, 3)), ((10, 11), (4, 3))])
+@pytest.mark.parametrize("size, grid", [((7, 5), (2, 2)), ((3, 2), (4, 5)), ((1, 1), (3, 3)), ((10, 11), (4, 3))])
 def test_masks_that_the_grid_does_not_divide_still_label_every_patch(size, grid):
     mask = torch.randint(0, 3, size, generator=torch.Generator().manual_seed(2))
     found = patch_labels(mask, grid, 3, VOID)
@@ -81,7 +81,7 @@ def test_retrieval_agrees_with_scikit_learn():
     )
 
 
-@pytest.mark.parametrize(("query_chunk", "memory_chunk"), [(1, 1), (3, 5), (7, 4), (100, 2), (4, 100)])
+@pytest.mark.parametrize("query_chunk, memory_chunk", [(1, 1), (3, 5), (7, 4), (100, 2), (4, 100)])
 def test_chunks_do_not_change_what_is_found(query_chunk, memory_chunk):
     queries, memory, labels = random_rows(11, 4, seed=9), random_rows(23, 4, seed=10), random_rows(23, 3, seed=11)
     whole = nearest(queries, memory, 6)
@@ -306,7 +306,7 @@ def test_the_memory_keeps_no_gradient():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         (dict(n_classes=1), "n_classes=1: at least 2"),
         (dict(n_neighbours=0), "n_neighbours=0"),

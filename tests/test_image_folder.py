@@ -121,7 +121,7 @@ def transparent_palette():
 
 
 @pytest.mark.parametrize(
-    ("image", "suffix"),
+    "image, suffix",
     [
         (Image.new("L", (2, 2), 90), "png"),
         (Image.new("LA", (2, 2), (90, 10)), "png"),

@@ -130,6 +130,21 @@ def test_queries_of_weight_zero_match_with_weight_zero():
     assert torch.equal(matches.weight, weight.expand(2, -1))
 
 
+def test_queries_of_weight_zero_catch_no_cycle_of_others():
+    queries = push_of([2, 2, 2], draw=torch.Generator().manual_seed(3), dim=DIM)
+    weight = torch.tensor([1.0, 0, 1, 0, 1, 1])
+    kept = weight.bool()
+    seen = set()
+    for seed in range(10):
+        memory = Queue(6, n_per_image=3, dim=DIM)
+        memory.push(push_of([2, 1, 3, 2], draw=torch.Generator().manual_seed(seed), dim=DIM))
+        among_idle = Cycle()(replace(queries, weight=weight), memory)
+        alone = Cycle()(replace(queries, weight=weight).dropping_idle(), memory)
+        assert torch.equal(among_idle.weight[:, kept], alone.weight)
+        seen |= set(alone.weight.flatten().tolist())
+    assert seen == {0.0, 1.0}
+
+
 def test_a_cycle_is_refused_over_three_planes():
     queries = push_of([2], draw=torch.Generator(), n_planes=3, dim=DIM)
     with pytest.raises(ValueError, match="queries have 3"):

@@ -89,7 +89,9 @@ def test_the_queue_is_a_list_of_images_newest_first(n_images, n_per_image, n_pla
 
 
 @settings(max_examples=60, deadline=None)
-@given(pushes=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=7), k=st.integers(1, 9))
+@given(
+    pushes=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=7), k=st.integers(1, 9)
+)
 def test_a_search_finds_what_comparing_with_every_row_finds(pushes, k):
     draw = torch.Generator().manual_seed(sum(map(len, pushes)))
     queue, images = Queue(4, n_per_image=3, dim=DIM), Images(4, torch.float32)

@@ -116,6 +116,13 @@ def test_nearest_is_the_row_of_largest_cosine(q, m, seed):
         assert cosines[found] >= max(cosines) - 1e-6
 
 
+def test_nearest_passes_over_rows_of_weight_zero():
+    queries, bank = randn(20, 4), randn(8, 4, seed=1)
+    weight = torch.tensor([1.0, 0, 0.5, 1, 0, 1, 1, 0])
+    kept = weight.nonzero()[:, 0]
+    assert torch.equal(ops.nearest(queries, bank, weight), kept[ops.nearest(queries, bank[kept])])
+
+
 def test_nearest_of_no_queries_is_nothing():
     assert ops.nearest(torch.zeros(0, 3), torch.randn(2, 3)).shape == (0,)
 

@@ -142,7 +142,7 @@ def test_matches_shows_every_image_before_a_second_region_of_one_and_large_regio
     assert len(set(chosen)) == 5
 
 
-@pytest.mark.parametrize(("weight", "ids"), [(0.0, 4), (1.0, -1)])
+@pytest.mark.parametrize("weight, ids", [(0.0, 4), (1.0, -1)])
 def test_no_accepted_match_gives_a_picture_that_says_so(tmp_path, weight, ids):
     regions, images = random_regions(), Asked()
     pictures.matches(batch_of(), regions, (GRID, GRID), matches_of(regions, weight, ids), images, tmp_path / "x.png")

@@ -117,7 +117,7 @@ def test_only_single_object_scenes_have_a_label():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"),
+    "argument, value",
     [
         ("n_images", 0),
         ("n_images", 10.5),

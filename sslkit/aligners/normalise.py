@@ -14,6 +14,11 @@ Scope = Literal["rank", "all"]
 
 
 def check_scope(scope: Scope) -> Scope:
+    """The scope as given.
+
+    Raises:
+        ValueError: there is no such scope.
+    """
     if scope not in ("rank", "all"):
         raise ValueError(f"scope={scope!r}: give 'rank' or 'all'")
     return scope

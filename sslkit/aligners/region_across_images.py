@@ -14,15 +14,15 @@ from sslkit.types import Pairs, Step
 
 @register("aligners")
 class RegionAcrossImages(Aligner):
-    """A region matched from one view is predicted, in the form of the entry found, by the same region of the other view.
+    """The entry that a region of one view found is predicted by the same region of the other view.
 
     Direction p: the entry that view p's region found, in plane p, is the target of the student's region in view 1 - p.
 
     Args:
         search: the method's search whose matches are used.
         normalise: `"direction"`: a mean over the matches of each direction, then over directions; `"pooled"`: one mean
-            over all matches; `"first_direction"`: both directions are divided by the number of matches of the first, and
-            vanish with it, as in the authors' program.
+            over all matches; `"first_direction"`: both directions are divided by the number of matches of the first,
+            and vanish with it, as in the authors' program.
         scope: counts are of this `"rank"` or over `"all"` ranks.
 
     Source: CrIBo (arXiv:2310.07855), the object-level cross-image loss.
@@ -45,7 +45,7 @@ class RegionAcrossImages(Aligner):
         if regions is None:
             raise ValueError("RegionAcrossImages needs regions, but the method has no clusterer (Method.clusterer)")
         if regions.n_views != 2:
-            raise ValueError(f"a match is the target of the one other view, but there are {regions.n_views} global views")
+            raise ValueError(f"a match is the target of one other view, but there are {regions.n_views} global views")
         if self.search not in step.matches:
             known = ", ".join(step.matches) or "none"
             raise ValueError(f"search={self.search!r} is not a search of the method; it has: {known} (Method.searches)")

@@ -15,8 +15,8 @@ class RegionAcrossViews(Aligner):
     """Each region of a student view predicts the same region of every other teacher view.
 
     Args:
-        scope: regions weigh the same within this `"rank"`, as in the authors' program, or over `"all"` ranks; they differ
-            when ranks have different numbers of regions.
+        scope: regions weigh the same within this `"rank"`, as in the authors' program, or over `"all"` ranks; these
+            differ when ranks have different numbers of regions.
 
     Source: CrOC (arXiv:2303.13245), CrIBo (arXiv:2310.07855), the object-level cross-view loss.
     """

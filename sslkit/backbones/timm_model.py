@@ -19,8 +19,8 @@ from sslkit.registry import register
 class Timm(Backbone):
     """Image vector, patch tokens and grid of any ViT, ResNet, ConvNeXt or Swin that timm knows, at any input size.
 
-    The image vector is timm's own (class token, or pooled and normalised as the model does); patches are the model's last
-    normalised tokens, row-major over the grid, without class or register tokens.
+    The image vector is timm's own (class token, or pooled and normalised as the model does); patches are the model's
+    last normalised tokens, row-major over the grid, without class or register tokens.
 
     Args:
         name: a name for `timm.create_model`, such as `"vit_small_patch16_224"`.
@@ -32,11 +32,14 @@ class Timm(Backbone):
         ValueError: timm has no such model, or it does not take one of the options.
 
     Example:
+        >>> import torch
         >>> backbone = Timm("vit_tiny_patch16_224", options={"depth": 1, "img_size": 32})
         >>> image, patches, grid = backbone(torch.randn(2, 3, 48, 32))
         >>> tuple(image.shape), tuple(patches.shape), grid
         ((2, 192), (2, 6, 192), (3, 2))
     """
+
+    model: Any  # timm's models agree on their methods, but share no class that has them
 
     def __init__(
         self,

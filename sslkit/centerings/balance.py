@@ -16,16 +16,19 @@ from sslkit.schedules import Scheduled
 class Balance(Centering):
     """The offsets that make every prototype equally popular in this batch: no state, and no uniform collapse.
 
-    Balancing multiplies prototype c of every row by one factor exp(v_c); softmax((t + T v) / T) is therefore the balanced
-    assignment, so -T v is a centre. All ranks balance together.
+    Balancing multiplies prototype c of every row by one factor exp(v_c); softmax((t + T v) / T) is therefore the
+    balanced assignment, so -T v is a centre. All ranks balance together.
 
     Args:
         temperature: divides logits; the same as the teacher temperature of the terms that use the head.
         n_rounds: Sinkhorn iterations.
 
-    Source: SwAV (arXiv:2006.09882); used in place of the running mean by DINOv2 (arXiv:2304.07193). Deliberate difference:
-    rows are brought to equal mass before the first round too, so that no row steers it by the size of its logits.
+    Source: SwAV (arXiv:2006.09882); used in place of the running mean by DINOv2 (arXiv:2304.07193). Deliberate
+    difference: rows are brought to equal mass before the first round too, so that no row steers it by the size of its
+    logits.
     """
+
+    temperature: Float[Tensor, ""]
 
     def __init__(self, *, temperature: Scheduled = 0.04, n_rounds: int = 3):
         super().__init__()

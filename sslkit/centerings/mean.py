@@ -18,6 +18,8 @@ class Mean(Centering):
     Source: DINO (arXiv:2104.14294). Deliberate difference: sums are float32 under mixed precision.
     """
 
+    centre: Float[Tensor, " c"]
+
     def __init__(self, *, momentum: float = 0.9):
         super().__init__()
         if not 0 <= momentum <= 1:
@@ -28,8 +30,7 @@ class Mean(Centering):
         self.register_buffer("centre", torch.zeros(n_prototypes))
 
     def forward(self, logits: Float[Tensor, "n c"], weight: Float[Tensor, " n"]) -> Float[Tensor, " c"]:
-        centre: Tensor = self.centre
-        return centre
+        return self.centre
 
     @torch.no_grad()
     def move(self, logits: Float[Tensor, "n c"], weight: Float[Tensor, " n"]) -> None:

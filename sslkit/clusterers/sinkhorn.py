@@ -20,9 +20,9 @@ class Sinkhorn(Clusterer):
     """Groups the tokens of one image, over all its views, into at most `n_clusters` clusters of steered mass.
 
     Centroids start at tokens and move for `n_rounds` rounds. A round costs
-    `M_nk = -<t_n, c_k> + positional_weight * E_nk`, where `E_nk` is the distance in the source image from token n to the
-    nearest other member of cluster k over the largest such distance, rescales M to [0, 1], and balances `exp(-M *
-    sharpness)` so that every token weighs the same and every cluster as much as its target mass.
+    `M_nk = -<t_n, c_k> + positional_weight * E_nk`, where `E_nk` is the distance in the source image from token n to
+    the nearest other member of cluster k over the largest such distance, rescales M to [0, 1], and balances
+    `exp(-M * sharpness)` so that every token weighs the same and every cluster as much as its target mass.
 
     Args:
         n_clusters: clusters per image over all views; 4 to 64 is usual. Some may end empty.
@@ -43,6 +43,8 @@ class Sinkhorn(Clusterer):
         >>> Sinkhorn(n_clusters=3)(tokens, positions).sum(dim=-1).unique()
         tensor([1.])
     """
+
+    positional_weight: Float[Tensor, ""]
 
     def __init__(
         self,

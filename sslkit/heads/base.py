@@ -13,7 +13,8 @@ from sslkit.component import Component
 class Head(Component):
     """Rows of a backbone to scores, through one of its named output layers."""
 
-    outputs: Mapping[str, nn.Module]  # a ModuleDict, in the order given
+    outputs: nn.ModuleDict  # in the order given
+    n_prototypes: Mapping[str, int]  # width of each output
 
     @property
     def names(self) -> tuple[str, ...]:

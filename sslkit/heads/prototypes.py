@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,7 @@ class Prototypes(Head):
         if n_layers < 1:
             raise ValueError(f"n_layers={n_layers}: at least 1 is needed")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
+        self.n_prototypes = dict(outputs)
         self.outputs = nn.ModuleDict(
             {name: WeightNorm(bottleneck, n, learn_magnitude=learn_magnitude) for name, n in outputs.items()}
         )
@@ -76,7 +78,7 @@ class Prototypes(Head):
     def build(self, dim: int) -> None:
         widths = [dim, *[self.hidden] * (self.n_layers - 1), self.bottleneck]
         layers: list[nn.Module] = []
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(pairwise(widths)):
             layers.append(_linear(n_in, n_out))
             if i + 1 < self.n_layers:
                 layers += [nn.BatchNorm1d(n_out)] if self.batch_norm else []

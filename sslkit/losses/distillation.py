@@ -29,6 +29,9 @@ class Distillation(Loss):
         torch.Size([])
     """
 
+    student_temperature: Float[Tensor, ""]
+    teacher_temperature: Float[Tensor, ""]
+
     def __init__(self, *, student_temperature: Scheduled = 0.1, teacher_temperature: Scheduled = 0.04):
         super().__init__()
         self.schedule("student_temperature", student_temperature)

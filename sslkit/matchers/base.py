@@ -13,6 +13,8 @@ from sslkit.types import Matches, Queries
 
 
 class Found(Protocol):
+    """What a memory answers: entries and their similarity to the query, best first."""
+
     @property
     def index(self) -> Int[Tensor, "q k"]: ...
     @property

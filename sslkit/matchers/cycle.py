@@ -29,7 +29,7 @@ class Cycle(Matcher):
         index, weight = [], []
         for here, there in ((0, 1), (1, 0)):
             found = memory.search(queries.rows[here], plane=here).index[:, 0]
-            back = ops.nearest(memory.rows(found, plane=there), queries.rows[there])
+            back = ops.nearest(memory.rows(found, plane=there), queries.rows[there], queries.weight)
             index.append(found)
             weight.append((back == torch.arange(len(back), device=back.device)).float())
         return torch.stack(index), torch.stack(weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,7 +11,8 @@ from sslkit.component import Component
 from sslkit.types import Queries
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Found:
     """The entries most similar to each query, best first; index -1 and similarity -inf where the memory has no more."""
 
     index: Int[Tensor, "q k"]

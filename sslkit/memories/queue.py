@@ -42,6 +42,11 @@ class Queue(Memory):
         tensor([[1]])
     """
 
+    _rows: Float[Tensor, "p capacity d"]
+    _ids: Int[Tensor, " capacity"]
+    _born: Int[Tensor, " capacity"]
+    _place: Float[Tensor, "p capacity 2"]
+
     def __init__(
         self,
         n_images: int,
@@ -84,7 +89,7 @@ class Queue(Memory):
                 block = F.normalize(self._rows[plane, slots].float(), dim=-1)
                 scores = queries @ block.mT
                 if k == 1:
-                    best = scores.amax(dim=1, keepdim=True)  # half the time of `max`, and few rows still improve
+                    best = scores.amax(dim=1, keepdim=True)  # vectorised on a CPU as `max` is not; few rows improve
                     better = (best > similarity).nonzero()[:, 0]
                     similarity[better] = best[better]
                     index[better] = scores[better].argmax(dim=1, keepdim=True) + slots.start

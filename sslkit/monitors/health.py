@@ -20,7 +20,7 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
 
     | name | meaning | bad when |
     |---|---|---|
-    | `teacher_entropy/HEAD` | mean entropy of the teacher's targets over ln K | near 1: uniform; near 0 with the next: constant |
+    | `teacher_entropy/HEAD` | mean entropy of the targets over ln K | near 1: uniform; near 0 with the next: constant |
     | `prototype_use/HEAD` | entropy of their mean over ln K | near 0: all rows choose the same prototypes |
     | `rank/image`, `rank/patch` | effective rank of the teacher's vectors over their width | falling to 1 / width |
     | `position_leak` | share of the variance of patch positions within a view that patches give linearly | near 1 |
@@ -59,7 +59,7 @@ def _is_sharpened(term: torch.nn.Module) -> bool:
 
 
 def _entropy(p: Float[Tensor, "*n c"]) -> Float[Tensor, "*n"]:
-    return -torch.special.xlogy(p, p).sum(dim=-1)
+    return -torch.xlogy(p, p).sum(dim=-1)
 
 
 def effective_rank(rows: Float[Tensor, "n d"]) -> float:
