@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -106,7 +106,7 @@ class Search(Component):
             raise ValueError("level='region' needs regions, but the method has no clusterer (Method.clusterer)")
         n = len(regions)
         return Queries(
-            rows=regions.teacher.rows.view(n_planes, n, -1),
+            rows=regions.teacher.rows.unflatten(0, (n_planes, n)),
             item=regions.teacher.item[:n],
             images=batch.index,
             place=regions.place,
@@ -238,7 +238,7 @@ class Method(Component):
         with torch.no_grad():
             for name, term in on.items():
                 targets(pairs[name].target, term.head)
-            own = self._own_targets(step, targets)
+            own = self._own_targets(step, targets, pairs.values())
             offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
         predictions = _Projected(self.student)
         losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
@@ -301,14 +301,18 @@ class Method(Component):
             raise ValueError(f"term {name!r}: {error}") from error
         return pairs if self.static_shapes or step.batch.index.is_meta else pairs.without_idle_targets()
 
-    def _own_targets(self, step: Step, targets: _Projected) -> dict[str, tuple[Tensor, Tensor]]:
+    def _own_targets(self, step: Step, targets: _Projected, pairs: Iterable[Pairs]) -> dict[str, tuple[Tensor, Tensor]]:
         """Raw teacher logits of this batch's own rows for each head; of whatever rows it had where none are its own."""
         own = {id(rows.rows): rows.weight for rows in _rows_of(step)}
+        used: dict[int, Tensor] = {}
+        for p in pairs:
+            count = p.weight.new_zeros(len(p.target)).index_add(0, p.j, (p.weight != 0).to(p.weight.dtype))
+            used[id(p.target)] = used.get(id(p.target), 0) + (count > 0).to(count.dtype)
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for head in targets.heads:
             every = targets.of(head)
             mine = [(logits, own[id(rows)]) for rows, logits in every if id(rows) in own]
-            chosen = mine or [(logits, logits.new_ones(len(logits))) for _, logits in every]
+            chosen = mine or [(logits, used[id(rows)]) for rows, logits in every]
             found[head] = torch.cat([x for x, _ in chosen]), torch.cat([w for _, w in chosen])
         return found
 

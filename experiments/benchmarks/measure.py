@@ -30,7 +30,7 @@ class Form(Protocol):
 class Measured:
     """`inputs` and `peak` are MB of resident memory, when the inputs stood and at most."""
 
-    seconds: float
+    seconds: list[float]
     inputs: float
     peak: float
     result: dict[str, np.ndarray]
@@ -41,10 +41,10 @@ class Measured:
 
 
 def alternate(forms: Mapping[str, Callable[[], Form]], args: argparse.Namespace) -> dict[str, Measured]:
-    """Every form `args.rounds` times, in turn; the medians of times and peaks.
+    """Every form in `args.rounds` processes, in turn, one process at a time; times of all calls, medians of memory.
 
-    One process lives at a time. A form is called again there until it has run for `args.seconds`; then its first call,
-    which also pays for the start of threads, does not count.
+    A form is called again in its process until it has run for `args.seconds`; then its first call, which also pays for
+    the start of threads, does not count.
     """
     runs: dict[str, list[Measured]] = {name: [] for name in forms}
     for _ in range(args.rounds):
@@ -53,7 +53,9 @@ def alternate(forms: Mapping[str, Callable[[], Form]], args: argparse.Namespace)
                 runs[name].append(process.submit(_measure, form, args.threads, args.seconds).result())
     return {
         name: Measured(
-            *(statistics.median(getattr(run, field) for run in taken) for field in ("seconds", "inputs", "peak")),
+            seconds=[seconds for run in taken for seconds in run.seconds],
+            inputs=statistics.median(run.inputs for run in taken),
+            peak=statistics.median(run.peak for run in taken),
             result=taken[0].result,
         )
         for name, taken in runs.items()
@@ -68,7 +70,7 @@ def _measure(build: Callable[[], Form], threads: int, enough: float) -> Measured
     peak, result = _peak_mb(), form.result()
     while sum(seconds) < enough:
         seconds.append(_timed(form.run))
-    return Measured(statistics.median(seconds[1:] or seconds), inputs, peak, result)
+    return Measured(seconds[1:] or seconds, inputs, peak, result)
 
 
 def _timed(run: Callable[[], None]) -> float:
@@ -105,21 +107,22 @@ def options(description: str | None) -> argparse.ArgumentParser:
 def facts(args: argparse.Namespace) -> str:
     return (
         f"{datetime.date.today()}, {os.cpu_count()} cores, {args.threads} thread(s), torch {torch.__version__}, CPU, "
-        f"medians of {args.rounds} process(es)"
+        f"{args.rounds} process(es) for each form"
     )
 
 
 HEADER = (
-    "| size | form | seconds | peak, MB | of which beyond the inputs | times faster | times less beyond |\n"
-    "|---|---|--:|--:|--:|--:|--:|"
+    "| size | form | seconds, median | fastest | peak, MB | of which beyond the inputs | times faster | times less beyond |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|"
 )
 
 
 def rows(size: str, measured: dict[str, Measured]) -> str:
-    """A line of a markdown table for each form; ratios are against the first one."""
-    first = next(iter(measured.values()))
-    return "\n".join(
-        f"| {size} | {name} | {m.seconds:.3g} | {m.peak:,.0f} | {m.beyond:,.0f} "
-        f"| {first.seconds / m.seconds:.3g} | {first.beyond / max(m.beyond, 1.0):.3g} |"
-        for name, m in measured.items()
-    )
+    """A line of a markdown table for each form; ratios, of medians, are against the first one."""
+    lines, first = [], next(iter(measured.values()))
+    for name, m in measured.items():
+        seconds = statistics.median(m.seconds)
+        faster, leaner = statistics.median(first.seconds) / seconds, first.beyond / max(m.beyond, 1.0)
+        times, memory = f"{seconds:.3g} | {min(m.seconds):.3g}", f"{m.peak:,.0f} | {m.beyond:,.0f}"
+        lines.append(f"| {size} | {name} | {times} | {memory} | {faster:.3g} | {leaner:.3g} |")
+    return "\n".join(lines)

@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--per-image", type=int, default=32, help="rows of each; an image of the batch has some fewer")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--block", type=int, default=1024, help="rows at a time in the bare products")
+    parser.add_argument("--block", type=int, default=4096, help="rows at a time in the bare products")
     args = parser.parse_args()
     sizes = [args.images // share for share in ((4, 2) if args.growth else ())]
     print(f"Search in both directions, cycle test and push: {args.batch} images, two planes, width {args.dim}.")

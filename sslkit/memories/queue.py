@@ -142,7 +142,7 @@ class Queue(Memory):
 
     def _blocks(self) -> Iterator[slice]:
         """The live entries in runs short enough for their scores to stay in the cache."""
-        length = 1024 if self._ids.device.type == "cpu" else 65536
+        length = 4096 if self._ids.device.type == "cpu" else 65536
         end = self.oldest + len(self)
         for start, stop in ((self.oldest, min(end, self.capacity)), (0, end - self.capacity)):
             for first in range(start, stop, length):
