@@ -239,7 +239,7 @@ def _record(time: Time, method: Method, optimizer: Optimizer, outcomes: list[Out
         **rates,
         "momentum": float(method.momentum),
         "gradient_norm": norm,
-        **{f"health/{name}": value for name, value in health(method, outcomes[-1]).items()},
+        **health(method, outcomes[-1]),
     }
 
 

@@ -28,7 +28,7 @@ def benchmark(name, *options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options", "lines"),
+    "name, options, lines",
     [
         ("clustering", (*QUICK, "--batch", "3", "--grid", "6", "--dim", "16", "--clusters", "5", "--growth"), 3 * 2),
         ("memory", (*QUICK, "--images", "70", "--per-image", "6", "--batch", "5", "--dim", "16", "--growth"), 3 * 3),

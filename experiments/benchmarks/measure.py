@@ -112,7 +112,7 @@ def facts(args: argparse.Namespace) -> str:
 
 
 HEADER = (
-    "| size | form | seconds, median | fastest | peak, MB | of which beyond the inputs | times faster | times less beyond |\n"
+    "| size | form | median s | fastest s | peak MB | of which beyond the inputs | times faster | times less beyond |\n"
     "|---|---|--:|--:|--:|--:|--:|--:|"
 )
 

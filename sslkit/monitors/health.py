@@ -20,13 +20,13 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
 
     | name | meaning | bad when |
     |---|---|---|
-    | `teacher_entropy/HEAD` | mean entropy of the targets over ln K | near 1: uniform; near 0 with the next: constant |
-    | `prototype_use/HEAD` | entropy of their mean over ln K | near 0: all rows choose the same prototypes |
-    | `rank/image`, `rank/patch` | effective rank of the teacher's vectors over their width | falling to 1 / width |
-    | `position_leak` | share of the variance of patch positions within a view that patches give linearly | near 1 |
-    | `regions_per_image` | regions seen in all views | near 1, or near 0 |
-    | `accepted/SEARCH` | share of queries whose match is trusted | near 0 or near 1 |
-    | `memory/SEARCH` | entries held | 0 after the first step |
+    | `health/teacher_entropy/HEAD` | mean entropy of the targets over ln K | near 1: uniform; near 0 with the next: constant |
+    | `health/prototype_use/HEAD` | entropy of their mean over ln K | near 0: all rows choose the same prototypes |
+    | `health/rank/image`, `health/rank/patch` | effective rank of the teacher's vectors over their width | falling to 1 / width |
+    | `health/position_leak` | share of the variance of patch positions within a view that patches give linearly | near 1 |
+    | `regions/per_image` | regions seen in all views | near 1, or near 0 |
+    | `health/accepted/SEARCH` | share of queries whose match is trusted | near 0 or near 1 |
+    | `entries/SEARCH` | entries held | 0 after the first step |
     | `age/SEARCH` | mean steps since the entries found were pushed | |
     """
     step = outcome.step
@@ -35,19 +35,19 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
     for head, (logits, weight) in outcome.targets.items():
         if head in temperature and len(logits):
             q = F.softmax((logits - method.centerings[head](logits, weight)).float() / temperature[head], dim=-1)
-            record[f"teacher_entropy/{head}"] = (_entropy(q).mean() / math.log(q.shape[1])).item()
-            record[f"prototype_use/{head}"] = (_entropy(q.mean(dim=0)) / math.log(q.shape[1])).item()
-    record["rank/image"] = effective_rank(step.teacher.image.rows)
+            record[f"health/teacher_entropy/{head}"] = (_entropy(q).mean() / math.log(q.shape[1])).item()
+            record[f"health/prototype_use/{head}"] = (_entropy(q.mean(dim=0)) / math.log(q.shape[1])).item()
+    record["health/rank/image"] = effective_rank(step.teacher.image.rows)
     patches = step.teacher.patches[0]
-    record["rank/patch"] = effective_rank(patches.flatten(0, 1)[:2048])
+    record["health/rank/patch"] = effective_rank(patches.flatten(0, 1)[:2048])
     positions = patch_positions(step.batch.views[0], step.teacher.grids[0]).to(patches)
-    record["position_leak"] = position_leak(patches, positions)
+    record["health/position_leak"] = position_leak(patches, positions)
     if step.regions is not None:
-        record["regions_per_image"] = step.regions.valid.float().sum(dim=1).mean().item()
+        record["regions/per_image"] = step.regions.valid.float().sum(dim=1).mean().item()
     for name, matches in step.matches.items():
         memory = method.searches[name].memory
-        record[f"accepted/{name}"] = matches.weight.mean().item() if matches.weight.numel() else 0.0
-        record[f"memory/{name}"] = len(memory)
+        record[f"health/accepted/{name}"] = matches.weight.mean().item() if matches.weight.numel() else 0.0
+        record[f"entries/{name}"] = len(memory)
         found = matches.index[matches.index >= 0]
         if len(found):
             record[f"age/{name}"] = memory.ages(found).float().mean().item()
