@@ -119,8 +119,8 @@ def export(run: Path, layout: str, out: Path) -> None:
     """Write the teacher's backbone of a run for `timm.create_model("local-dir:OUT")`."""
     from sslkit.runs import export_run
 
-    export_run(run, out)
-    click.echo(f"wrote {out}/model.safetensors and config.json; load with timm.create_model('local-dir:{out}')")
+    loading = export_run(run, out)
+    click.echo(f"wrote {out}/model.safetensors and config.json; load with\n  {loading}")
 
 
 @main.command()

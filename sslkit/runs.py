@@ -68,8 +68,10 @@ def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str
     }
 
 
-def export_run(run: Path, out: Path) -> None:
-    """Write the teacher's backbone of a run in timm's layout, with the run's configuration in its metadata.
+def export_run(run: Path, out: Path) -> str:
+    """Write the teacher's backbone of a run in timm's layout; how to load it comes back.
+
+    The run's configuration is in the metadata of the tensor file.
 
     Raises:
         ConfigError: the backbone is not one of timm's.
@@ -84,6 +86,10 @@ def export_run(run: Path, out: Path) -> None:
         raise ConfigError(f"{run} has a backbone of type {type(backbone).__name__}, but only Timm ones can be exported")
     size = config.build(settings, "train", "augmenter").crops[0].size
     export_timm(backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
+    loading = f"model = timm.create_model('local-dir:{out}', pretrained=True)"
+    return (
+        loading if backbone.padding == "zeros" else f"{loading}; sslkit.backbones.pad_by(model, {backbone.padding!r})"
+    )
 
 
 def picture_run(run: Path) -> list[Path]:

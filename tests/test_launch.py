@@ -203,12 +203,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path, s
 def test_an_exported_backbone_is_loaded_by_timm_and_gives_the_same_features(finished, tmp_path, sslkit):
     import timm
 
+    from sslkit.backbones import pad_by
     from sslkit.runs import method_of, settings_of
 
     run, _ = finished
     done = sslkit("export", str(run), "--to", "timm", "--out", str(tmp_path / "export"))
     assert done.returncode == 0, done.stderr
+    assert "pad_by(model, 'reflect')" in done.stdout
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
+    pad_by(model, "reflect")
     _, method = method_of(run, settings_of(run))
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():

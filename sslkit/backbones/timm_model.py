@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import timm
 from jaxtyping import Float
@@ -26,6 +26,8 @@ class Timm(Backbone):
         name: a name for `timm.create_model`, such as `"vit_small_patch16_224"`.
         options: further arguments for `timm.create_model`, such as `{"img_size": 96, "depth": 6}`.
         drop_path: stochastic depth of the student, rising linearly over the blocks to this rate; a teacher has none.
+        padding: of convolutions. Zeros show a network the border of its view, and so where a patch lies; `"reflect"`
+            mirrors the view instead. timm cannot say this of a model: see `pad_by` for one that was exported.
         freeze_patch_embedding: leave the patch projection at its random start (MoCo v3, arXiv:2104.02057).
 
     Raises:
@@ -47,6 +49,7 @@ class Timm(Backbone):
         *,
         options: Mapping[str, Any] | None = None,
         drop_path: float = 0.0,
+        padding: Literal["zeros", "reflect"] = "zeros",
         freeze_patch_embedding: bool = False,
     ):
         super().__init__()
@@ -58,6 +61,10 @@ class Timm(Backbone):
             )
         self.arguments = _any_size(name) | self.options  # what timm builds this architecture from
         self.model = _create(name, self.arguments, drop_path)
+        if padding not in ("zeros", "reflect"):
+            raise ValueError(f"padding={padding!r}: give 'zeros' or 'reflect'")
+        self.padding = padding
+        pad_by(self.model, padding)
         self.dim = int(self.model.num_features)
         self.n_prefix: int = getattr(self.model, "num_prefix_tokens", 0)
         if freeze_patch_embedding:
@@ -89,6 +96,13 @@ class Timm(Backbone):
             elif isinstance(module, nn.Dropout):
                 module.p = 0.0
         return self
+
+
+def pad_by(model: nn.Module, mode: Literal["zeros", "reflect"]) -> None:
+    """Make every convolution of a network pad by zeros or by its mirrored input."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = mode
 
 
 def _create(name: str, arguments: dict[str, Any], drop_path: float) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +108,8 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     Args:
         image_size: pixels of a side that the model was trained at; timm builds the model for it.
         provenance: texts kept in the metadata of the tensor file.
+
+    timm cannot say that a model pads by reflection (`Timm.padding`): the metadata do, and `pad_by` sets it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = backbone.model
@@ -123,5 +124,8 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     arguments = {"num_classes": 0, **backbone.arguments}
     save_for_hf(model, str(folder), model_config=config, model_args=arguments, safe_serialization=True)
     tensors = load_file(folder / "model.safetensors")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", **dict(provenance or {})})
-    json.loads((folder / "config.json").read_text())
+    save_file(
+        tensors,
+        folder / "model.safetensors",
+        metadata={"format": "pt", "padding": backbone.padding, **(provenance or {})},
+    )

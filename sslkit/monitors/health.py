@@ -20,10 +20,10 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
 
     | name | meaning | bad when |
     |---|---|---|
-    | `health/teacher_entropy/HEAD` | mean entropy of the targets over ln K | near 1: uniform; near 0 with the next: constant |
-    | `health/prototype_use/HEAD` | entropy of their mean over ln K | near 0: all rows choose the same prototypes |
-    | `health/rank/image`, `health/rank/patch` | effective rank of the teacher's vectors over their width | falling to 1 / width |
-    | `health/position_leak` | share of the variance of patch positions within a view that patches give linearly | near 1 |
+    | `health/teacher_entropy/HEAD` | mean entropy of the targets over ln K | near 1, or near 0 with the next |
+    | `health/prototype_use/HEAD` | entropy of their mean over ln K | near 0: one prototype for all |
+    | `health/rank/image`, `health/rank/patch` | effective rank of the teacher's vectors over their width | falling |
+    | `health/position_leak` | share of the variance of patch positions read linearly from patches | near 1 |
     | `regions/per_image` | regions seen in all views | near 1, or near 0 |
     | `health/accepted/SEARCH` | share of queries whose match is trusted | near 0 or near 1 |
     | `entries/SEARCH` | entries held | 0 after the first step |
