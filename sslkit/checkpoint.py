@@ -60,8 +60,8 @@ def save(run_dir: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
     return target
 
 
-def latest(run_dir: Path, *, device: torch.device | str = "cpu") -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, with its step; None if there is none at all.
+def latest(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint that can be read, with its step, in host memory; None if there is none at all.
 
     An unreadable one is named in a warning and passed over.
 
@@ -71,7 +71,7 @@ def latest(run_dir: Path, *, device: torch.device | str = "cpu") -> tuple[int, d
     known = steps(run_dir)
     for step in reversed(known):
         try:
-            return step, torch.load(path(run_dir, step), map_location=device, weights_only=True)
+            return step, torch.load(path(run_dir, step), map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             log.warning("%s cannot be read (%s); trying the one before it", path(run_dir, step), reason)

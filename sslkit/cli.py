@@ -61,7 +61,7 @@ def main(traceback: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; runs/NAME of the gin file if left out.")
 @click.option("--steps", type=click.IntRange(min=1), help="Length of the run in optimiser steps.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the run in epochs.")
-@click.option("--seed", type=int, help="Seed of every random draw.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw.")
 @click.option("--device", help="cpu, cuda, cuda:1, ...; an accelerator if there is one.")
 def launch(
     files: tuple[str, ...],

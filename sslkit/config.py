@@ -226,7 +226,7 @@ def check(bindings: Sequence[Binding]) -> list[str]:
                     f"{at}: {binding} names @{value.name}, which does not exist{_near_component(value.name)}"
                 )
         if binding.parameter:
-            problems += [f"{at}: {problem}" for problem in _check_parameter(binding)]
+            problems += [f"{at}: {problem}" for problem in _check_parameter(binding, bindings)]
     seen: dict[tuple[str, str], Binding] = {}
     for binding in bindings:
         key = (binding.line.file, str(binding))
@@ -238,7 +238,7 @@ def check(bindings: Sequence[Binding]) -> list[str]:
     return problems
 
 
-def _check_parameter(binding: Binding) -> Iterator[str]:
+def _check_parameter(binding: Binding, bindings: Sequence[Binding]) -> Iterator[str]:
     thing = _configurable(binding.selector)
     if thing is None:
         yield f"{binding.selector} does not exist{_near_component(binding.selector)}"
@@ -251,7 +251,7 @@ def _check_parameter(binding: Binding) -> Iterator[str]:
         )
         return
     hint = _hints(thing).get(binding.parameter, Any)
-    if not _fits(binding.value, hint):
+    if not _fits(_resolved(binding.value, bindings), hint):
         yield f"{binding} = {binding.value!r} does not fit its type, {_spell(hint)}"
 
 
@@ -411,7 +411,17 @@ def build(config: Config, name: str, parameter: str | None = None) -> Any:
 def value(config: Config, name: str, parameter: str, default: Any) -> Any:
     """The plain value that a file binds for a parameter, or the default."""
     found = [b.value for b in config.bindings if (b.selector, b.parameter) == (name, parameter)]
-    return found[-1] if found else default
+    return _resolved(found[-1], config.bindings) if found else default
+
+
+def _resolved(value: Any, bindings: Sequence[Binding]) -> Any:
+    """What a macro stands for; anything else, and a macro that leads nowhere, as it is."""
+    for _ in bindings:
+        found = [b.value for b in bindings if isinstance(value, Macro) and str(b) == value.name and not b.parameter]
+        if not found:
+            break
+        value = found[-1]
+    return value
 
 
 def essence(text: str) -> list[str]:
@@ -436,32 +446,41 @@ def refuse_unused(config: Config) -> None:
         ConfigError: naming each of them.
     """
     used = gin.config._OPERATIVE_CONFIG
-    excused = _replaced(config.bindings)
+    built = {selector for _, selector in used}
+    classes, scopes = _replaced(config.bindings)
+    named = {value.name for b in config.bindings for value in _walk(b.value) if isinstance(value, Macro)}
     unused = []
     for binding in config.bindings:
-        if binding.parameter and _selector(binding.selector) not in excused:
-            selector = gin.config._REGISTRY.get_match(binding.selector).selector
-            scopes = [s for (s, x), values in used.items() if x == selector and binding.parameter in values]
-            if not any(binding.scope in ("", s) or s.startswith(binding.scope + "/") for s in scopes):
-                unused.append(f"{binding.line.place}: {binding} is set but nothing uses it")
+        if not binding.parameter:
+            is_used = str(binding) in named
+        else:
+            selector = _selector(binding.selector)
+            where = [s for (s, x), values in used.items() if x == selector and binding.parameter in values]
+            is_used = any(binding.scope in ("", s) or s.startswith(binding.scope + "/") for s in where)
+            is_used |= selector in classes and (selector not in built or binding.scope in scopes)
+        if not is_used:
+            unused.append(f"{binding.line.place}: {binding} is set but nothing uses it")
     if unused:
         raise ConfigError("\n".join(unused))
 
 
-def _replaced(bindings: Sequence[Binding]) -> set[str]:
-    """Classes that a replaced binding named, and those that their own settings name."""
+def _replaced(bindings: Sequence[Binding]) -> tuple[set[str], set[str]]:
+    """Classes and scopes that replaced bindings named, and those that the settings of these name."""
     last = {str(binding): binding for binding in bindings}
     asked = [value for b in bindings if last[str(b)] is not b for value in _walk(b.value)]
-    found: set[str] = set()
+    classes: set[str] = set()
+    scopes: set[str] = set()
     while asked:
         value = asked.pop()
         if isinstance(value, Macro):
             asked += [inner for b in bindings if str(b) == value.name for inner in _walk(b.value)]
-        elif isinstance(value, Reference) and _selector(value.name) not in found:
-            found.add(_selector(value.name))
-            of_it = [b for b in bindings if b.parameter and _selector(b.selector) == _selector(value.name)]
-            asked += [inner for b in of_it for inner in _walk(b.value)]
-    return found
+        elif isinstance(value, Reference):
+            scopes |= {value.scope} - {""}
+            if _selector(value.name) not in classes:
+                classes.add(_selector(value.name))
+                of_it = [b for b in bindings if b.parameter and _selector(b.selector) == _selector(value.name)]
+                asked += [inner for b in of_it for inner in _walk(b.value)]
+    return classes, scopes
 
 
 def _selector(name: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -32,9 +33,17 @@ def local_rank() -> int:
 
 
 def wait() -> None:
-    """Until every rank is here."""
+    """Until every rank is here, however long one of them takes (an evaluation, a picture)."""
     if is_on():
-        dist.barrier()
+        dist.barrier(_patient_group())
+
+
+@cache
+def _patient_group() -> dist.ProcessGroup:
+    """A group whose members wait for a day; the usual one gives up after half an hour, as a rank may have died."""
+    group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def start(device: torch.device) -> None:
@@ -50,6 +59,7 @@ def stop() -> None:
     """Leave the group, if there is one."""
     if is_on():
         dist.destroy_process_group()
+        _patient_group.cache_clear()
 
 
 def total(x: Tensor) -> Tensor:
@@ -75,14 +85,18 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over ranks; a rank without one counts as zero."""
-    if world_size() == 1:
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over ranks; a rank without one counts as zero; none anywhere stays none."""
+    if world_size() == 1 or not parameters:
         return
-    for p in parameters:
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        dist.all_reduce(p.grad)
-        p.grad /= world_size()
+    has = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+    shared = [p for p, n in zip(parameters, total(has).tolist(), strict=True) if n]
+    if not shared:
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in shared])
+    dist.all_reduce(flat)
+    for p, mean in zip(shared, (flat / world_size()).split([p.numel() for p in shared]), strict=True):
+        p.grad = mean.view_as(p)
 
 
 def agree(module: nn.Module) -> None:

@@ -111,5 +111,11 @@ def _as_it_is(batch: object) -> object:
 
 
 def usual_workers() -> int:
-    """One loader process for each processor that this process may use but one, 8 at most."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) - 1))
+    """One loader process for each processor that this rank may use but one, 8 at most."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, processors() // here - 1))
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

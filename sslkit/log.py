@@ -38,7 +38,7 @@ class Log:
         if not is_main:
             return
         self.path = run_dir / "metrics.jsonl"
-        kept = [json.dumps(r) + "\n" for r in read(self.path) if r["step"] <= first]
+        kept = [json.dumps(r) + "\n" for r in read(self.path) if first > 0 and r["step"] <= first]
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(kept))
         os.replace(partial, self.path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -114,7 +114,10 @@ class Search(Component):
         )
 
     def forward(self, batch: Batch, teacher: Features, regions: Regions | None) -> Matches:
-        matches: Matches = self.matcher(self.queries(batch, teacher, regions), self.memory)
+        queries = self.queries(batch, teacher, regions)
+        if len(queries.rows) != self.memory.n_planes:
+            raise ValueError(f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)} global views")
+        matches: Matches = self.matcher(queries, self.memory)
         return matches
 
     def update(self, outcomes: list[Outcome]) -> None:
@@ -129,18 +132,28 @@ class Term(Component):
 
     Args:
         weight: factor of the loss in the objective.
-        start_epoch: before this epoch the term is 0 and costs nothing.
+        start_epoch, start_step: before them the term is 0 and costs nothing.
     """
 
-    def __init__(self, *, aligner: Aligner, loss: Loss, head: str, weight: Scheduled = 1.0, start_epoch: int = 0):
+    def __init__(
+        self,
+        *,
+        aligner: Aligner,
+        loss: Loss,
+        head: str,
+        weight: Scheduled = 1.0,
+        start_epoch: int = 0,
+        start_step: int = 0,
+    ):
         super().__init__()
-        self.aligner, self.loss, self.head, self.start_epoch = aligner, loss, head, start_epoch
-        self.is_on = start_epoch == 0
+        self.aligner, self.loss, self.head = aligner, loss, head
+        self.start_epoch, self.start_step = start_epoch, start_step
+        self.is_on = start_epoch == start_step == 0
         self.schedule("weight", weight)
 
     def set_time(self, time: Time) -> None:
         super().set_time(time)
-        self.is_on = time.epoch >= self.start_epoch
+        self.is_on = time.epoch >= self.start_epoch and time.step >= self.start_step
 
 
 @top_level
@@ -189,9 +202,11 @@ class Method(Component):
             search.memory.build(n_per_image=self._n_per_image(search), dim=backbone.dim)
         made = self._centerings(centering or Mean())
         self.centerings = cast(Mapping[str, Centering], nn.ModuleDict(made))
+        if static_shapes and any(_has_batch_norm(head) for head in heads):
+            raise ValueError("static_shapes=True with BatchNorm in a head: empty regions would enter its statistics")
         self.freeze_outputs_epochs, self.static_shapes = freeze_outputs_epochs, static_shapes
         self.outputs_frozen = freeze_outputs_epochs > 0
-        self.schedule("momentum", Cosine(0.996, 1.0) if momentum is None else momentum)
+        self.schedule("momentum", Cosine(0.996, 1.0) if momentum is None else momentum, least=0.0, most=1.0)
 
     def _n_per_image(self, search: Search) -> int:
         if search.level == "image":
@@ -221,32 +236,34 @@ class Method(Component):
         self.outputs_frozen = time.epoch < self.freeze_outputs_epochs
 
     def forward(self, batch: Batch, seeds: Int[Tensor, "b k"] | None = None) -> Outcome:
-        """The losses of one batch. Nothing is written: `update` moves the state after the optimiser's step.
+        """The losses of one batch. Nothing is written (but running statistics of BatchNorm): `update` moves the state.
 
         Args:
             seeds: tokens that start the clusters of each image; drawn by the batch's seed, epoch and index if left out.
         """
+        step = self.look(batch, seeds)
+        on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
+        pairs = {name: self._pairs(name, term, step) for name, term in on.items()}
+        with torch.no_grad():
+            targets = _project(self.teacher, [(pairs[name].target, term.head) for name, term in on.items()])
+            own = self._own_targets(step, targets, {term.head: pairs[name] for name, term in on.items()})
+            offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
+        predictions = _project(self.student, [(pairs[name].prediction, term.head) for name, term in on.items()])
+        losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
+        for name, term in on.items():
+            target = targets[id(pairs[name].target), term.head] - offsets[term.head]
+            prediction = predictions[id(pairs[name].prediction), term.head]
+            losses[name] = term.weight * term.loss(prediction, target, pairs[name])
+        return Outcome(losses, step, own, offsets)
+
+    def look(self, batch: Batch, seeds: Int[Tensor, "b k"] | None = None) -> Step:
+        """What both networks see in one batch, its regions and their matches: no head, loss or other rank is asked."""
         student: Features = self.student(batch.views, batch.index)
         with torch.no_grad():
             teacher: Features = self.teacher(batch.global_views, batch.index)
         regions = None if self.clusterer is None else self.regions(batch, student, teacher, seeds)
         matches = {name: search(batch, teacher, regions) for name, search in self.searches.items()}
-        step = Step(batch, student, teacher, regions, matches)
-        on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
-        pairs = {name: self._pairs(name, term, step) for name, term in on.items()}
-        targets = _Projected(self.teacher)
-        with torch.no_grad():
-            for name, term in on.items():
-                targets(pairs[name].target, term.head)
-            own = self._own_targets(step, targets, pairs.values())
-            offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
-        predictions = _Projected(self.student)
-        losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
-        for name, term in on.items():
-            target = targets(pairs[name].target, term.head) - offsets[term.head]
-            prediction = predictions(pairs[name].prediction, term.head)
-            losses[name] = term.weight * term.loss(prediction, target, pairs[name])
-        return Outcome(losses, step, own)
+        return Step(batch, student, teacher, regions, matches)
 
     def regions(
         self, batch: Batch, student: Features, teacher: Features, seeds: Int[Tensor, "b k"] | None = None
@@ -301,19 +318,20 @@ class Method(Component):
             raise ValueError(f"term {name!r}: {error}") from error
         return pairs if self.static_shapes or step.batch.index.is_meta else pairs.without_idle_targets()
 
-    def _own_targets(self, step: Step, targets: _Projected, pairs: Iterable[Pairs]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Raw teacher logits of this batch's own rows for each head; of whatever rows it had where none are its own."""
+    def _own_targets(
+        self, step: Step, targets: Mapping[tuple[int, str], Tensor], pairs: Mapping[str, Pairs]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Raw teacher logits of this batch's own rows for each head; of those asked for where none are its own."""
         own = {id(rows.rows): rows.weight for rows in _rows_of(step)}
-        used: dict[int, Tensor] = {}
-        for p in pairs:
-            count = p.weight.new_zeros(len(p.target)).index_add(0, p.j, (p.weight != 0).to(p.weight.dtype))
-            used[id(p.target)] = used.get(id(p.target), 0) + (count > 0).to(count.dtype)
         found: dict[str, tuple[Tensor, Tensor]] = {}
-        for head in targets.heads:
-            every = targets.of(head)
-            mine = [(logits, own[id(rows)]) for rows, logits in every if id(rows) in own]
-            chosen = mine or [(logits, used[id(rows)]) for rows, logits in every]
-            found[head] = torch.cat([x for x, _ in chosen]), torch.cat([w for _, w in chosen])
+        for head, some in pairs.items():
+            mine = [(logits, own[key]) for (key, name), logits in targets.items() if name == head and key in own]
+            if not mine:
+                used = some.weight.new_zeros(len(some.target)).index_add(0, some.j, some.weight).ne(0)
+                mine = [(targets[id(some.target), head], used.to(some.weight.dtype))]
+            found[head] = (
+                mine[0] if len(mine) == 1 else (torch.cat([x for x, _ in mine]), torch.cat([w for _, w in mine]))
+            )
         return found
 
     @torch.no_grad()
@@ -335,25 +353,22 @@ class Method(Component):
                 parameter.grad = None
 
 
-class _Projected:
-    """Logits of rows that have passed a head of one network in this step, each (rows, output layer) once."""
+def _project(network: Network, asked: Sequence[tuple[Tensor, str]]) -> dict[tuple[int, str], Tensor]:
+    """Logits by (id of the rows, output layer): each output layer sees all its rows of the step once and together.
 
-    def __init__(self, network: Network):
-        self.network = network
-        self.made: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}  # keeps the rows alive, so that ids stay theirs
+    Together, because BatchNorm in a head would otherwise measure a few matched rows by statistics of their own.
+    """
+    made = {}
+    for output in dict.fromkeys(output for _, output in asked):
+        distinct = list({id(rows): rows for rows, name in asked if name == output}.values())
+        logits = network.project(distinct[0] if len(distinct) == 1 else torch.cat(distinct), output)
+        for rows, part in zip(distinct, logits.split([len(rows) for rows in distinct]), strict=True):
+            made[id(rows), output] = part
+    return made
 
-    def __call__(self, rows: Tensor, output: str) -> Tensor:
-        key = id(rows), output
-        if key not in self.made:
-            self.made[key] = rows, self.network.project(rows, output)
-        return self.made[key][1]
 
-    @property
-    def heads(self) -> list[str]:
-        return list(dict.fromkeys(output for _, output in self.made))
-
-    def of(self, output: str) -> list[tuple[Tensor, Tensor]]:
-        return [made for (_, name), made in self.made.items() if name == output]
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
 
 
 def _rows_of(step: Step) -> Iterator[Rows]:

@@ -9,19 +9,21 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sslkit import precision
 
-def sinkhorn(
+
+def scalings(
     scores: Float[Tensor, "*b n k"],
     row_mass: Float[Tensor, "*b n"],
     column_mass: Float[Tensor, "*b k"],
     n_rounds: int,
     *,
     total: Callable[[Tensor], Tensor] = lambda x: x,
-) -> tuple[Float[Tensor, "*b n k"], Float[Tensor, "*b k"]]:
-    """The transport plan `exp(scores + u + v)` whose rows and columns have the given masses, and its `v`.
+) -> tuple[Float[Tensor, "*b n k"], Float[Tensor, "*b n"], Float[Tensor, "*b k"]]:
+    """The kernel `exp(scores)` up to a factor per row, and the factors that give its rows and columns their masses.
 
-    Each round scales rows, then columns, so the columns are exact and the rows nearly so. The plan is never rescaled as
-    a whole: two matrix-vector products a round move `u` and `v`.
+    Each round finds row factors, then column factors, so the columns are exact and the rows nearly so. The kernel is
+    never rescaled: two matrix-vector products make a round.
 
     Args:
         total: adds up column sums over ranks, where rows are spread over them.
@@ -29,13 +31,25 @@ def sinkhorn(
     Source: Cuturi 2013 (arXiv:1306.0895).
     """
     tiny = torch.finfo(scores.dtype).tiny
-    kernel = (scores - scores.amax(dim=-1, keepdim=True)).exp()  # a factor per row is absorbed by u
-    column = torch.ones_like(column_mass)[..., None]
-    row = row_mass[..., None]
+    kernel = (
+        scores - scores.amax(dim=-1, keepdim=True)
+    ).exp()  # the factor that this takes off a row is in its scaling
+    row, column = row_mass[..., None], torch.ones_like(column_mass)[..., None]
     for _ in range(n_rounds):
         row = row_mass[..., None] / (kernel @ column).clamp(min=tiny)
         column = column_mass[..., None] / total(kernel.mT @ row).clamp(min=tiny)
-    return kernel * row * column.mT, column[..., 0].clamp(min=tiny).log()
+    return kernel, row[..., 0], column[..., 0].clamp(min=tiny)
+
+
+def sinkhorn(
+    scores: Float[Tensor, "*b n k"],
+    row_mass: Float[Tensor, "*b n"],
+    column_mass: Float[Tensor, "*b k"],
+    n_rounds: int,
+) -> Float[Tensor, "*b n k"]:
+    """The transport plan `exp(scores + u + v)` whose columns have the given masses, and its rows nearly so."""
+    kernel, row, column = scalings(scores, row_mass, column_mass, n_rounds)
+    return kernel * row[..., None] * column[..., None, :]
 
 
 def pool(tokens: Float[Tensor, "*b n d"], assignment: Float[Tensor, "*b n k"]) -> Float[Tensor, "*b k d"]:
@@ -58,6 +72,6 @@ def nearest(
     queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], weight: Float[Tensor, " m"] | None = None
 ) -> Int[Tensor, " q"]:
     """Index of the bank row of largest cosine similarity to each query, in float32, among rows of weight above 0."""
-    q, b = F.normalize(queries.float(), dim=-1), F.normalize(bank.float(), dim=-1)
-    scores = q @ b.mT
+    with precision.full(queries.device):
+        scores = F.normalize(queries.float(), dim=-1) @ F.normalize(bank.float(), dim=-1).mT
     return (scores if weight is None else scores.masked_fill(weight == 0, -torch.inf)).argmax(dim=-1)

@@ -39,7 +39,10 @@ def one_step(settings: Config) -> None:
     """
     augmenter = config.build(settings, "train", "augmenter")
     blank = Image.new("RGB", (64, 64))
-    views = augmenter([blank, blank], Key(0, 0, 0))
+    try:
+        views = augmenter([blank], Key(0, 0, 0))
+    except ValueError as error:
+        raise ConfigError(f"{error}{settings.places(str(error))}") from error
     with torch.device("meta"):
         method = config.build(settings, "train", "method").train()
         batch = Batch(

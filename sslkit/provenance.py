@@ -15,6 +15,7 @@ import torch
 import sslkit
 from sslkit import config
 from sslkit.config import Config
+from sslkit.loader import processors
 
 PACKAGES = ("torch", "torchvision", "timm", "gin-config", "numpy")
 
@@ -36,7 +37,7 @@ def environment() -> dict[str, object]:
         "changed_files": _git("status", "--short"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "processors": len(os.sched_getaffinity(0)),
+        "processors": processors(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
 

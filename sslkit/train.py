@@ -7,6 +7,7 @@ import logging
 import time as clock
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from sslkit import checkpoint, distributed, draws
 from sslkit.augmenters import Crops
 from sslkit.backbones import Backbone
 from sslkit.backbones.batch_norm import with_statistics
+from sslkit.checkpoint import CheckpointError
 from sslkit.evaluate import DenseRetrieval
 from sslkit.loader import Images, Sampler, Views, batches, steps_per_epoch, usual_workers
 from sslkit.log import Log
@@ -80,26 +82,21 @@ def train(
         CheckpointError: no checkpoint of the run can be read.
         ValueError: the arguments do not fit one another or the data.
     """
+    _refuse_less_than_one(locals(), "batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep")
     where = _device(device)
     step_size = batch_size * distributed.world_size() * accumulate
     per_epoch = steps_per_epoch(len(data), step_size)
     if (n_epochs is None) == (n_steps is None):
         raise ValueError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
     n_steps = n_steps if n_steps is not None else int(n_epochs or 0) * per_epoch
+    _refuse_idle_terms(method, n_steps, per_epoch)
     method.to(where).train()
     distributed.agree(method)
     optimizer.build(method)
     cast, scaler = autocast(where, precision)
     evaluations = evaluations or {}
-
-    first, results = 0, dict[str, float]()
-    found = checkpoint.latest(run_dir, device=where)
-    if found is not None:
-        first, state = found
-        method.load_state_dict(state["method"])
-        optimizer.inner.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        results = state["results"]
+    identity = {"n_images": len(data), "step_size": step_size, "n_steps": n_steps}
+    first, results = _restore(run_dir, method, optimizer, scaler, identity)
 
     def save(step: int) -> None:
         state = {
@@ -107,6 +104,7 @@ def train(
             "optimizer": optimizer.inner.state_dict(),
             "scaler": scaler.state_dict(),
             "results": results,
+            "identity": identity,
         }
         if distributed.rank() == 0:
             checkpoint.save(run_dir, step, state, keep=keep)
@@ -143,13 +141,13 @@ def train(
                     batch = next(stream).to(where)
                 with cast:
                     outcome = method(batch)
-                _refuse_not_finite(outcome, batch, step, run_dir, method)
                 scaler.scale(outcome.total / accumulate).backward()
                 outcomes.append(outcome)
             distributed.average_gradients(optimizer.parameters)
             scaler.unscale_(optimizer.inner)
-            norm = optimizer.clip_gradients()
             method.drop_frozen_gradients()
+            norm = optimizer.clip_gradients()
+            _refuse_not_finite(outcomes, norm, scaler, step, run_dir, method)
             scaler.step(optimizer.inner)
             scaler.update()
             done = step + 1
@@ -167,6 +165,50 @@ def train(
     if pictures and distributed.rank() == 0:
         gallery.draw(run_dir, method, data, augmenter)
     return results
+
+
+def _refuse_less_than_one(given: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if given[name] is not None and given[name] < 1:
+            raise ValueError(f"{name}={given[name]}: at least 1 is needed")
+
+
+def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
+    """Refuse terms that the run ends before, and output layers that it never trains."""
+    for name, term in method.terms.items():
+        starts = max(term.start_epoch * per_epoch, term.start_step)
+        if starts >= n_steps:
+            raise ValueError(
+                f"term {name!r} would start with step {starts} (start_epoch={term.start_epoch}, "
+                f"start_step={term.start_step}, {per_epoch} steps an epoch), but the run has {n_steps} steps"
+            )
+    if method.freeze_outputs_epochs * per_epoch >= n_steps:
+        raise ValueError(
+            f"freeze_outputs_epochs={method.freeze_outputs_epochs} of {per_epoch} steps, but the run has {n_steps}"
+        )
+
+
+def _restore(
+    run_dir: Path, method: Method, optimizer: Optimizer, scaler: torch.amp.GradScaler, identity: dict[str, int]
+) -> tuple[int, dict[str, float]]:
+    """Steps done and results so far, everything else put where it was; nothing if there is no checkpoint.
+
+    Raises:
+        CheckpointError: the run had other images, another number of ranks or another length.
+    """
+    found = checkpoint.latest(run_dir)
+    if found is None:
+        return 0, {}
+    step, state = found
+    if state["identity"] != identity:
+        raise CheckpointError(
+            f"{run_dir} holds a run of {state['identity']}, which cannot go on as one of {identity}: repeat its data, "
+            f"number of processes and length, or give another --out"
+        )
+    method.load_state_dict(state["method"])
+    optimizer.inner.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    return step, state["results"]
 
 
 def _device(name: str) -> torch.device:
@@ -206,20 +248,38 @@ def _evaluate(
     return results
 
 
-def _refuse_not_finite(outcome: Outcome, batch: Batch, step: int, run_dir: Path, method: Method) -> None:
-    """Stop a run whose loss is not finite, keeping what is needed to see why; all ranks stop together."""
-    bad = distributed.total((~torch.isfinite(outcome.total.detach())).float())
-    if not bad.item():  # the host waits for the device here: a NaN must not reach the weights
+def _refuse_not_finite(
+    outcomes: list[Outcome],
+    norm: torch.Tensor,
+    scaler: torch.amp.GradScaler,
+    step: int,
+    run_dir: Path,
+    method: Method,
+) -> None:
+    """Stop a run whose loss or gradient is not finite, keeping what is needed to see why; all ranks stop together.
+
+    A loss scaler looks after the gradients itself: it leaves out the step and scales less.
+    """
+    bad = ~torch.isfinite(torch.stack([outcome.total.detach() for outcome in outcomes])).all()
+    if not scaler.is_enabled():
+        bad = bad | ~torch.isfinite(norm)
+    if not distributed.total(bad.float()).item():  # the host waits for the device: nothing bad must reach the weights
         return
     path = run_dir / f"not_finite_step_{step}_rank_{distributed.rank()}.pt"
-    views = [(v.pixels, v.box, v.flip, v.size, v.source) for v in batch.views]
-    losses = {name: loss.item() for name, loss in outcome.losses.items()}
-    replay = {"views": views, "n_global": batch.n_global, "index": batch.index, "epoch": batch.epoch}
-    torch.save({"batch": replay, "losses": losses, "step": step, "method": method.state_dict()}, path)
+    losses = [{name: loss.item() for name, loss in outcome.losses.items()} for outcome in outcomes]
+    replay = [_plain(outcome.step.batch) for outcome in outcomes]
+    torch.save({"batches": replay, "losses": losses, "step": step, "method": method.state_dict()}, path)
     raise NotFinite(
-        f"the loss of step {step} is not finite ({losses}); the batch and the state before it are in {path}. "
-        f"Usual causes: a learning rate that is too high, no clipping (Optimizer.clip), float16 (train.precision)"
+        f"the loss or its gradient is not finite at step {step} ({losses[-1]}, gradient norm {norm.item():.3g}); the "
+        f"batch and the state before it are in {path}. Usual causes: a learning rate that is too high, no clipping "
+        f"(Optimizer.clip), float16 (train.precision)"
     )
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    """A batch as tensors and numbers, which any torch can read."""
+    views = [(v.pixels, v.box, v.flip, v.size, v.source) for v in batch.views]
+    return {"views": views, "n_global": batch.n_global, "index": batch.index, "epoch": batch.epoch, "seed": batch.seed}
 
 
 def _record(time: Time, method: Method, optimizer: Optimizer, outcomes: list[Outcome], norm: float) -> dict[str, float]:

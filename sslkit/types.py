@@ -256,6 +256,7 @@ class Outcome:
     losses: Mapping[str, Tensor]
     step: Step
     targets: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # per head: own raw logits, row weights
+    offsets: Mapping[str, Tensor] = field(default_factory=dict)  # per head: what was taken off its logits
 
     @property
     def total(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sslkit import distributed, ops
+from sslkit import distributed, ops, precision
 from sslkit.centerings.base import Centering
 from sslkit.registry import register
 from sslkit.schedules import Scheduled
@@ -35,18 +35,15 @@ class Balance(Centering):
         if n_rounds < 1:
             raise ValueError(f"n_rounds={n_rounds}: at least 1 is needed")
         self.n_rounds = n_rounds
-        self.schedule("temperature", temperature)
+        self.schedule("temperature", temperature, least=1e-6)
 
     @torch.no_grad()
     def forward(self, logits: Float[Tensor, "n c"], weight: Float[Tensor, " n"]) -> Float[Tensor, " c"]:
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        n_rows = distributed.total(weight.sum()).clamp(min=1e-12)
-        columns = logits.new_full(logits.shape[1:], 1 / logits.shape[1])
-        _, v = ops.sinkhorn(
-            logits / self.temperature,
-            (weight / n_rows).to(logits.dtype),
-            columns,
-            self.n_rounds,
-            total=distributed.total,
-        )
-        return -self.temperature * (v - v.mean())
+        with precision.full(logits.device):
+            scores = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
+            n_rows = distributed.total(weight.sum()).clamp(min=1e-12)
+            columns = scores.new_full(scores.shape[1:], 1 / scores.shape[1])
+            rows = (weight / n_rows).to(scores.dtype)
+            _, _, column = ops.scalings(scores, rows, columns, self.n_rounds, total=distributed.total)
+            v = column.log()
+            return -self.temperature * (v - v.mean())

@@ -61,11 +61,13 @@ class Sinkhorn(Clusterer):
         super().__init__(n_clusters)
         if cost_scale not in ("image", "batch"):
             raise ValueError(f"cost_scale={cost_scale!r}: give 'image' or 'batch'")
+        if sharpness <= 0:
+            raise ValueError(f"sharpness={sharpness}: a positive number is needed")
         if n_rounds < 1 or n_balancing < 1:
             raise ValueError(f"n_rounds={n_rounds}, n_balancing={n_balancing}: both must be at least 1")
         self.n_rounds, self.n_balancing, self.sharpness = n_rounds, n_balancing, sharpness
         self.update_mass, self.hard, self.cost_scale = update_mass, hard, cost_scale
-        self.schedule("positional_weight", positional_weight)
+        self.schedule("positional_weight", positional_weight, least=0.0)
 
     def assign(
         self, tokens: Float[Tensor, "b n d"], positions: Float[Tensor, "b n 2"], seeds: Int[Tensor, "b k"]
@@ -79,7 +81,7 @@ class Sinkhorn(Clusterer):
         row_mass, mass = tokens.new_full((b, n), 1 / n), tokens.new_full((b, k), 1 / k)
         for i in range(self.n_rounds):
             cost = self.positional_weight * _relative(away) - tokens @ centroids.mT
-            plan, _ = ops.sinkhorn(-self.sharpness * self._rescale(cost), row_mass, mass, self.n_balancing)
+            plan = ops.sinkhorn(-self.sharpness * self._rescale(cost), row_mass, mass, self.n_balancing)
             labels = plan.argmax(dim=-1)
             size = ops.one_hot(labels, k).to(tokens.dtype)
             assignment = size if self.hard else plan

@@ -34,7 +34,9 @@ class Job:
         run_dir = Path(self.run_dir)
         settings = config.load(self.files, self.bindings)
         refuse_another_run(run_dir, settings)
-        distributed.start(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        device = config.value(settings, "train", "device", "auto")
+        is_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+        distributed.start(torch.device("cuda" if is_cuda else "cpu"))
         try:
             arguments = prepare(settings)
             if distributed.rank() == 0:

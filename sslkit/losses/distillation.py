@@ -34,14 +34,15 @@ class Distillation(Loss):
 
     def __init__(self, *, student_temperature: Scheduled = 0.1, teacher_temperature: Scheduled = 0.04):
         super().__init__()
-        self.schedule("student_temperature", student_temperature)
-        self.schedule("teacher_temperature", teacher_temperature)
+        self.schedule("student_temperature", student_temperature, least=1e-6)
+        self.schedule("teacher_temperature", teacher_temperature, least=1e-6)
 
     def forward(
         self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs
     ) -> Float[Tensor, ""]:
         with precision.full(prediction.device):
             wide = torch.float64 if prediction.dtype == torch.float64 else torch.float32
-            q = F.softmax(target.to(wide) / self.teacher_temperature, dim=-1)
-            log_p = F.log_softmax(prediction.to(wide) / self.student_temperature, dim=-1)
-            return -(pairs.weight * torch.einsum("nc,nc->n", q[pairs.j], log_p[pairs.i])).sum()
+            # rows are picked first: logits are the largest tensors of a step, and few of them may be paired
+            q = F.softmax(target[pairs.j].to(wide) / self.teacher_temperature, dim=-1)
+            log_p = F.log_softmax(prediction[pairs.i].to(wide) / self.student_temperature, dim=-1)
+            return -(pairs.weight * torch.einsum("nc,nc->n", q, log_p)).sum()

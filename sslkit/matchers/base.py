@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sslkit import precision
 from sslkit.component import Component
 from sslkit.types import Matches, Queries
 
@@ -46,7 +47,8 @@ class Matcher(Component):
             return Matches(
                 nowhere, weight, torch.zeros_like(queries.rows), nowhere, queries.place.new_zeros(planes, n, 2)
             )
-        index, weight = self.match(queries, memory)
+        with precision.full(queries.rows.device):
+            index, weight = self.match(queries, memory)
         return Matches(
             index=index,
             weight=weight * queries.weight,

@@ -25,6 +25,8 @@ class Memory(Component):
     A memory is never handed out as one tensor: it may live on the device, in host memory or in an index.
     """
 
+    n_planes: int
+
     def build(self, *, n_per_image: int, dim: int) -> None:
         """Make room; called once, before the first push."""
         raise NotImplementedError

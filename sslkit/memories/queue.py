@@ -130,15 +130,17 @@ class Queue(Memory):
             self.oldest = (self.oldest + self.counts.popleft()) % self.capacity
         n = sum(sizes)
         self.counts.extend(reversed(sizes))  # the first image of a push counts as its newest
-        slots = self.slots()[:n]
+        slots = self.slots(n)
         self._rows[:, slots] = rows[:n].transpose(0, 1).to(self._rows.dtype)
         self._place[:, slots] = place[:n].transpose(0, 1).to(self._place.dtype)
         self._ids[slots], self._born[slots] = ids[:n], self.n_pushes
         self.n_pushes += 1
 
-    def slots(self) -> Int[Tensor, " n"]:
-        """Where the live entries stand, newest image first, the rows of an image in their order."""
-        return (self.oldest + len(self) - 1 - torch.arange(len(self), device=self._ids.device)) % self.capacity
+    def slots(self, n: int | None = None) -> Int[Tensor, " n"]:
+        """Where the newest `n` live entries stand (all if left out), newest image first, an image's rows in order."""
+        return (
+            self.oldest + len(self) - 1 - torch.arange(len(self) if n is None else n, device=self._ids.device)
+        ) % self.capacity
 
     def _blocks(self) -> Iterator[slice]:
         """The live entries in runs short enough for their scores to stay in the cache."""

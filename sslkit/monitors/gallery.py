@@ -29,7 +29,7 @@ def draw(run_dir: Path, method: Method, data: Images, augmenter: Crops) -> list[
     batch = views.__getitems__([(0, i * len(data) // n) for i in range(n)]).to(device)
     drawn = []
     with evaluating(method):
-        step = method(batch).step
+        step = method.look(batch)
         if step.regions is not None:
             drawn.append(folder / "clusters.png")
             pictures.clusters(batch, step.regions, step.teacher.grids, drawn[-1])

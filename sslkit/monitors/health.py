@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sslkit.geometry import patch_positions
+from sslkit.losses import Distillation
 from sslkit.method import Method
 from sslkit.types import Outcome
 
@@ -31,16 +32,20 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
     """
     step = outcome.step
     record: dict[str, float] = {}
-    temperature = {term.head: term.loss.teacher_temperature for term in method.terms.values() if _is_sharpened(term)}
-    for head, (logits, weight) in outcome.targets.items():
+    temperature = {
+        term.head: term.loss.teacher_temperature
+        for term in method.terms.values()
+        if isinstance(term.loss, Distillation)
+    }
+    for head, (logits, _) in outcome.targets.items():
         if head in temperature and len(logits):
-            q = F.softmax((logits - method.centerings[head](logits, weight)).float() / temperature[head], dim=-1)
+            q = F.softmax((logits - outcome.offsets[head]).float() / temperature[head], dim=-1)
             record[f"health/teacher_entropy/{head}"] = (_entropy(q).mean() / math.log(q.shape[1])).item()
             record[f"health/prototype_use/{head}"] = (_entropy(q.mean(dim=0)) / math.log(q.shape[1])).item()
     record["health/rank/image"] = effective_rank(step.teacher.image.rows)
     patches = step.teacher.patches[0]
     record["health/rank/patch"] = effective_rank(patches.flatten(0, 1)[:2048])
-    positions = patch_positions(step.batch.views[0], step.teacher.grids[0]).to(patches)
+    positions = patch_positions(step.batch.views[0], step.teacher.grids[0])
     record["health/position_leak"] = position_leak(patches, positions)
     if step.regions is not None:
         record["regions/per_image"] = step.regions.valid.float().sum(dim=1).mean().item()
@@ -52,10 +57,6 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
         if len(found):
             record[f"age/{name}"] = memory.ages(found).float().mean().item()
     return record
-
-
-def _is_sharpened(term: torch.nn.Module) -> bool:
-    return hasattr(term.loss, "teacher_temperature")
 
 
 def _entropy(p: Float[Tensor, "*n c"]) -> Float[Tensor, "*n"]:
@@ -79,7 +80,7 @@ def position_leak(patches: Float[Tensor, "b n d"], positions: Float[Tensor, "b n
     Measured on the other half: 0 knows nothing of position, 1 everything. Positions are relative to the view, so that
     it is the patch's place in what the network saw, not in the source, that leaks.
     """
-    spread = positions - positions.mean(dim=1, keepdim=True)
+    spread = positions.float() - positions.float().mean(dim=1, keepdim=True)
     spread = spread / spread.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
     x = patches.float() - patches.float().mean(dim=(0, 1))
     half = len(x) // 2
