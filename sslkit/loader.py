@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sslkit import distributed
+from sslkit.config import ConfigError
 from sslkit.types import Batch, Key, Sample, View
 
 
@@ -66,10 +67,10 @@ def steps_per_epoch(n: int, step_size: int) -> int:
     """Optimiser steps in one pass over `n` images.
 
     Raises:
-        ValueError: the data set does not fill one step.
+        ConfigError: the data set does not fill one step.
     """
     if n < step_size:
-        raise ValueError(
+        raise ConfigError(
             f"the data set has {n} images, but one step takes {step_size} (batch_size x ranks x accumulate)"
         )
     return n // step_size

@@ -16,6 +16,7 @@ from sslkit.augmenters import Crops
 from sslkit.backbones import Backbone
 from sslkit.backbones.batch_norm import with_statistics
 from sslkit.checkpoint import CheckpointError
+from sslkit.config import ConfigError
 from sslkit.evaluate import DenseRetrieval
 from sslkit.loader import Images, Sampler, Views, batches, steps_per_epoch, usual_workers
 from sslkit.log import Log
@@ -80,14 +81,14 @@ def train(
     Raises:
         NotFinite: a loss is not finite.
         CheckpointError: no checkpoint of the run can be read.
-        ValueError: the arguments do not fit one another or the data.
+        ConfigError: the arguments do not fit one another or the data; nothing has been changed then.
     """
     _refuse_less_than_one(locals(), "batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep")
     where = _device(device)
     step_size = batch_size * distributed.world_size() * accumulate
     per_epoch = steps_per_epoch(len(data), step_size)
     if (n_epochs is None) == (n_steps is None):
-        raise ValueError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
+        raise ConfigError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
     n_steps = n_steps if n_steps is not None else int(n_epochs or 0) * per_epoch
     _refuse_idle_terms(method, n_steps, per_epoch)
     method.to(where).train()
@@ -170,7 +171,7 @@ def train(
 def _refuse_less_than_one(given: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if given[name] is not None and given[name] < 1:
-            raise ValueError(f"{name}={given[name]}: at least 1 is needed")
+            raise ConfigError(f"{name}={given[name]}: at least 1 is needed")
 
 
 def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
@@ -178,12 +179,12 @@ def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
     for name, term in method.terms.items():
         starts = max(term.start_epoch * per_epoch, term.start_step)
         if starts >= n_steps:
-            raise ValueError(
+            raise ConfigError(
                 f"term {name!r} would start with step {starts} (start_epoch={term.start_epoch}, "
                 f"start_step={term.start_step}, {per_epoch} steps an epoch), but the run has {n_steps} steps"
             )
     if method.freeze_outputs_epochs * per_epoch >= n_steps:
-        raise ValueError(
+        raise ConfigError(
             f"freeze_outputs_epochs={method.freeze_outputs_epochs} of {per_epoch} steps, but the run has {n_steps}"
         )
 
@@ -215,12 +216,12 @@ def _device(name: str) -> torch.device:
     """The device that is asked for.
 
     Raises:
-        ValueError: it is not there.
+        ConfigError: it is not there.
     """
     if name != "auto":
         device = torch.device(name)
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device={name!r}, but torch sees no CUDA device here")
+            raise ConfigError(f"device={name!r}, but torch sees no CUDA device here")
         return device
     if torch.cuda.is_available():
         return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())

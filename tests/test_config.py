@@ -106,6 +106,44 @@ def test_a_binding_that_nothing_uses_is_refused():
     assert "acros/losses.Distillation.teacher_temperature is set but nothing uses it" in said
 
 
+@pytest.mark.parametrize(
+    "misspelt", ["secnd/Term.weight = 0.1", "acros/losses.Distillation.teacher_temperature = 0.09", "CRIBO_TERM = {}"]
+)
+def test_restating_the_terms_excuses_no_misspelt_scope_or_macro(tmp_path, misspelt):
+    file = tmp_path / "hybrid.gin"
+    file.write_text(f"include 'gin/cribo.gin'\nMethod.terms = {{'image': @image/Term()}}\n{misspelt}\n")
+    said = refusal(files=[str(file)], prepared=True)
+    assert said == f"{file}:3: {misspelt.split(' = ')[0]} is set but nothing uses it"
+
+
+def test_settings_of_replaced_parts_fall_away_with_them(tmp_path):
+    file = tmp_path / "hybrid.gin"
+    file.write_text(
+        "include 'gin/cribo.gin'\nMethod.clusterer = @clusterers.Grid()\n"
+        "clusterers.Grid.rows = 2\nclusterers.Grid.columns = 2\n"
+    )
+    assert prepare(config.load([str(file)]))["method"].clusterer.n_clusters == 4
+
+
+def test_a_macro_of_the_wrong_type_is_refused():
+    assert "train.batch_size = %B does not fit its type, int" in refusal("B = 2.5", "train.batch_size = %B")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "losses.Distillation.student_temperature = 0.0",
+        "clusterers.Sinkhorn.sharpness = -20.0",
+        "Method.momentum = 2.0",
+        "two/augmenters.Crop.source = 1",
+    ],
+)
+def test_values_out_of_range_are_refused_with_their_binding(wrong):
+    said = refusal(wrong, prepared=True)
+    assert f"{wrong.split(' = ')[0].split('.')[-1]}=" in said
+    assert wrong in said
+
+
 def test_more_clusters_than_tokens_is_found_before_data_is_read():
     said = refusal("clusterers.Sinkhorn.n_clusters = 4096", prepared=True)
     assert "n_clusters=4096, but an image has only" in said

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -197,7 +198,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path, s
     assert done.returncode == 1
     assert "is not finite" in done.stderr
     (kept,) = out.glob("not_finite_step_*.pt")
-    assert {"batch", "losses", "step", "method"} == torch.load(kept, weights_only=True).keys()
+    assert {"batches", "losses", "step", "method"} == torch.load(kept, weights_only=True).keys()
 
 
 def test_an_exported_backbone_is_loaded_by_timm_and_gives_the_same_features(finished, tmp_path, sslkit):
@@ -238,3 +239,38 @@ def test_a_protocol_prints_one_json_record_last(finished, tmp_path, sslkit):
     without = sslkit("evaluate", str(run), *protocol[:2])
     assert without.returncode == 2
     assert "DATA" in without.stderr
+
+
+def launch_on_two_ranks(run, *bindings):
+    """A run on two processes of this machine."""
+    words = command("launch", "--gin", "gin/cribo.gin", "--out", str(run), bindings=(*TINY, *bindings))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words[1:]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(torchrun, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_two_processes_train_evaluate_draw_and_go_on(tmp_path, sslkit):
+    run = tmp_path / "run"
+    done = launch_on_two_ranks(run, "train.n_steps = 3", "train.log_every = 1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("after 3 steps: mIoU") == 1
+    assert (run / "pictures" / "matches_objects.png").is_file()
+    again = launch_on_two_ranks(run, "train.n_steps = 3", "train.log_every = 1")
+    assert again.returncode == 0, again.stderr[-3000:]
+
+
+def test_a_run_does_not_go_on_with_another_number_of_processes(tmp_path, sslkit):
+    run = tmp_path / "run"
+    bindings = ("train.n_steps = 2", "train.log_every = 1")
+    assert launch_on_two_ranks(run, *bindings).returncode == 0
+    refused = sslkit("launch", "--gin", "gin/cribo.gin", "--out", str(run), bindings=(*TINY, *bindings))
+    assert refused.returncode == 1
+    assert "'step_size': 16" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_term_that_would_never_start_is_refused(tmp_path, sslkit):
+    bindings = (*TINY[:-1], "across/Term.start_step = 100")
+    refused = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "5", "--out", str(tmp_path / "r"), bindings=bindings)
+    assert refused.returncode == 2
+    assert "term 'across' would start with step 100" in refused.stderr
