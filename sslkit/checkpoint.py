@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 
+from sslkit.errors import CheckpointError
+
 log = logging.getLogger("sslkit")
 _NAME = re.compile(r"step_(\d+)\.pt$")
-
-
-class CheckpointError(RuntimeError):
-    """There are checkpoints, but none can be read."""
 
 
 def folder(run_dir: Path) -> Path:

@@ -12,8 +12,7 @@ from typing import Any
 
 import click
 
-from sslkit.checkpoint import CheckpointError
-from sslkit.config import ConfigError
+from sslkit.errors import CheckpointError, ConfigError, NotFinite
 
 
 class _Commands(click.Group):
@@ -26,7 +25,6 @@ class _Commands(click.Group):
 def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     """Run a command; its known failures become one message and an exit code."""
     from sslkit.datasets.image_folder import UnreadableImagesError
-    from sslkit.train import NotFinite
 
     logging.basicConfig(format="sslkit: %(message)s", level=logging.WARNING)
     try:

@@ -13,6 +13,5 @@ import sslkit.matchers
 import sslkit.memories
 import sslkit.method
 import sslkit.optimizer
-import sslkit.runs
 import sslkit.schedules
 import sslkit.train

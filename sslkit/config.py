@@ -23,14 +23,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import gin
 from gin import config_parser
 
+from sslkit.errors import ConfigError
 from sslkit.registry import load_plugins, top_level
 
 PACKAGE = Path(__file__).resolve().parent
 _INCLUDE = re.compile(r"""^include\s+(['"])(?P<path>.+)\1\s*(#.*)?$""")
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong; the message says where and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -375,11 +372,11 @@ class Config:
 def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Config:
     """Read, check and parse; gin holds the configuration afterwards, in place of any other.
 
+    After parsing nothing can register, so `sslkit.components` is imported before by whoever calls this.
+
     Raises:
         ConfigError: with every problem found, a line or more each.
     """
-    import sslkit.components  # noqa: F401  after parsing nothing can register, so all must be imported before
-
     load_plugins()
     lines = read(files, bindings)
     written = parse(lines)

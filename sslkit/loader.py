@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sslkit import distributed
-from sslkit.config import ConfigError
+from sslkit.errors import ConfigError
 from sslkit.types import Batch, Key, Sample, View
 
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from sslkit import config
-from sslkit.config import Config, ConfigError
+from sslkit.config import Config
+from sslkit.errors import ConfigError
 from sslkit.schedules import Time
 from sslkit.types import Batch, Key, View
 

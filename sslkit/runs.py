@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import sslkit.components
 from sslkit import checkpoint, config
-from sslkit.config import Config, ConfigError
+from sslkit.config import Config
+from sslkit.errors import ConfigError
 from sslkit.method import Method
-from sslkit.registry import entry_function
-
-
-@entry_function
-def evaluation(*, protocol: Callable[..., dict[str, Any]]) -> None:
-    """What a protocol file binds: `evaluation.protocol = @evaluate.DenseRetrieval()`."""
 
 
 def settings_of(run: Path) -> Config:

@@ -15,8 +15,7 @@ from sslkit import checkpoint, distributed, draws
 from sslkit.augmenters import Crops
 from sslkit.backbones import Backbone
 from sslkit.backbones.batch_norm import with_statistics
-from sslkit.checkpoint import CheckpointError
-from sslkit.config import ConfigError
+from sslkit.errors import CheckpointError, ConfigError, NotFinite
 from sslkit.evaluate import DenseRetrieval
 from sslkit.loader import Images, Sampler, Views, batches, steps_per_epoch, usual_workers
 from sslkit.log import Log
@@ -30,10 +29,6 @@ from sslkit.schedules import Time
 from sslkit.types import Batch, Outcome
 
 log = logging.getLogger("sslkit")
-
-
-class NotFinite(RuntimeError):
-    """A loss is NaN or infinite; the message says where its batch and the state before it were saved."""
 
 
 @entry_function

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sslkit import checkpoint
-from sslkit.checkpoint import CheckpointError
+from sslkit.errors import CheckpointError
 from tests.conftest import ROOT
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sslkit import config, preflight
-from sslkit.config import ConfigError
+from sslkit.errors import ConfigError
 from sslkit.launch.job import prepare
 
 GIN = sorted(str(p.relative_to(config.search_path())) for p in (config.search_path() / "gin").glob("*.gin"))

@@ -271,6 +271,7 @@ def test_a_run_does_not_go_on_with_another_number_of_processes(tmp_path, sslkit)
 
 def test_a_term_that_would_never_start_is_refused(tmp_path, sslkit):
     bindings = (*TINY[:-1], "across/Term.start_step = 100")
-    refused = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "5", "--out", str(tmp_path / "r"), bindings=bindings)
+    words = ("launch", "--gin", "gin/cribo.gin", "--steps", "5", "--out", str(tmp_path / "r"))
+    refused = sslkit(*words, bindings=bindings)
     assert refused.returncode == 2
     assert "term 'across' would start with step 100" in refused.stderr

@@ -1,3 +1,4 @@
 """Protocols that say what frozen features are good for: called with a backbone, they answer with numbers."""
 
 from sslkit.evaluate.dense_retrieval import DenseRetrieval as DenseRetrieval
+from sslkit.evaluate.entry import evaluation as evaluation

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+import sslkit.components
 from sslkit import checkpoint, config, distributed, preflight, provenance
-from sslkit.config import Config, ConfigError
+from sslkit.config import Config
+from sslkit.errors import ConfigError
 
 log = logging.getLogger("sslkit")
 

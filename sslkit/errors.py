@@ -1,0 +1,13 @@
+"""What is the user's to mend, and ends a command with a message instead of a traceback."""
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message says where and what would be right."""
+
+
+class CheckpointError(RuntimeError):
+    """There are checkpoints, but this run cannot go on from them."""
+
+
+class NotFinite(RuntimeError):
+    """A loss is NaN or infinite; the message says where its batch and the state before it were saved."""
