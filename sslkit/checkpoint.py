@@ -48,6 +48,8 @@ def save(run_dir: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
+    except RuntimeError as error:  # torch's writer says so of a full disk
+        raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from error
     finally:
         partial.unlink(missing_ok=True)
     _sync(target.parent)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from sslkit import distributed
 from sslkit.errors import CheckpointError, ConfigError, NotFinite
 
 
@@ -29,11 +30,16 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     logging.basicConfig(format="sslkit: %(message)s", level=logging.WARNING)
     try:
         return call()
-    except (ConfigError, CheckpointError, NotFinite, UnreadableImagesError) as error:
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
+        sys.exit(130)
+    except (ConfigError, CheckpointError, NotFinite, UnreadableImagesError, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
         else:
             click.echo(f"error: {_reason(error)}", err=True)
+            if not isinstance(error, ConfigError):
+                click.echo("(sslkit --traceback COMMAND shows where in the code)", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
@@ -59,7 +65,7 @@ def main(traceback: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory; runs/NAME of the gin file if left out.")
 @click.option("--steps", type=click.IntRange(min=1), help="Length of the run in optimiser steps.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the run in epochs.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of every random draw.")
 @click.option("--device", help="cpu, cuda, cuda:1, ...; an accelerator if there is one.")
 def launch(
     files: tuple[str, ...],
@@ -95,11 +101,13 @@ def launch(
     added += bindings
     run_dir = out if out is not None else Path("runs") / Path(files[-1]).stem
     Job(list(files), added, str(run_dir))()
+    if distributed.is_main():
+        click.echo(f"done: {run_dir} holds checkpoints, metrics and pictures; `sslkit --help` says what to do with it")
 
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--protocol", required=True, metavar="FILE", help="A gin file that binds evaluate.protocol.")
+@click.option("--protocol", required=True, metavar="FILE", help="A gin file that binds evaluation.protocol.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the protocol's data set.")
 @click.option("--set", "bindings", multiple=True, metavar="'A.b = 1'", help="A binding on top of the protocol's file.")
 def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, ...]) -> None:

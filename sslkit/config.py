@@ -16,7 +16,7 @@ import tokenize
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -148,7 +148,7 @@ def _read(path: str, *, asked_by: str, open_files: tuple[Path, ...]) -> Iterator
     if file.resolve() in open_files:
         chain = " -> ".join(p.name for p in (*open_files, file))
         raise ConfigError(f"{asked_by}: {path!r} includes itself: {chain}")
-    for number, text in enumerate(file.read_text().splitlines(), start=1):
+    for number, text in enumerate(_text(file).splitlines(), start=1):
         line = Line(text, str(path), number)
         include = _INCLUDE.match(text.strip())
         if include:
@@ -157,19 +157,26 @@ def _read(path: str, *, asked_by: str, open_files: tuple[Path, ...]) -> Iterator
             yield line
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{file} cannot be read as text: {error}") from error
+
+
 def text_of(lines: Sequence[Line]) -> str:
     """The lines as one file."""
     return "\n".join(line.text for line in lines) + "\n"
 
 
-def without_overridden(lines: Sequence[Line], bindings: Sequence[Binding]) -> list[Line]:
-    """The lines less those of bindings that a later one replaces, so that the text says everything once."""
+def without(lines: Sequence[Line], bindings: Sequence[Binding], idle: Sequence[Binding]) -> list[Line]:
+    """The lines less those of idle bindings and of those that a later one replaces."""
     last = {str(binding): binding for binding in bindings}
     starts = {id(line): n for n, line in enumerate(lines)}
     firsts = [starts[id(binding.line)] for binding in bindings]
     dropped: set[int] = set()
     for binding, first, end in zip(bindings, firsts, [*firsts[1:], len(lines)], strict=True):
-        if last[str(binding)] is not binding:
+        if last[str(binding)] is not binding or any(binding is other for other in idle):
             while end > first and _says_nothing(lines[end - 1]):  # comments behind it belong to what follows
                 end -= 1
             dropped |= set(range(first, end))
@@ -195,6 +202,10 @@ def parse(lines: Sequence[Line]) -> list[Binding]:
             if isinstance(statement, config_parser.BindingStatement):
                 scope, selector, parameter, value, _ = statement
                 bindings.append(Binding(scope or "", selector, parameter or "", value, last))
+            elif isinstance(statement, config_parser.ImportStatement):
+                raise ConfigError(
+                    f"{last.place}: a gin file cannot import, plugins are entry points: {last.text.strip()}"
+                )
             elif isinstance(statement, config_parser.IncludeStatement):
                 raise ConfigError(f"{last.place}: write the include on a line of its own: {last.text.strip()}")
     except (SyntaxError, tokenize.TokenError, IndentationError) as error:
@@ -215,9 +226,8 @@ def check(bindings: Sequence[Binding]) -> list[str]:
         at = binding.line.place
         for value in _walk(binding.value):
             if isinstance(value, Macro) and value.name not in macros:
-                problems.append(
-                    f"{at}: {binding} uses {value!r}, which is not defined{_did_you_mean(value.name, macros)}"
-                )
+                hint = "; give --data DIR" if value.name == "DATA" else _did_you_mean(value.name, macros)
+                problems.append(f"{at}: {binding} uses {value!r}, which is not defined{hint}")
             if isinstance(value, Reference) and _configurable(value.name) is None:
                 problems.append(
                     f"{at}: {binding} names @{value.name}, which does not exist{_near_component(value.name)}"
@@ -357,11 +367,12 @@ class Config:
 
     lines: tuple[Line, ...]
     bindings: tuple[Binding, ...]
+    idle: tuple[Binding, ...] = ()  # of parts that a later binding replaced; known once it is built
 
     @property
     def text(self) -> str:
         """The configuration as one file that needs no other and says everything once."""
-        return text_of(without_overridden(self.lines, self.bindings))
+        return text_of(without(self.lines, self.bindings, self.idle))
 
     def places(self, message: str) -> str:
         """The bindings that a message speaks of by `parameter=`, for its end."""
@@ -429,11 +440,11 @@ def essence(text: str) -> list[str]:
 
 def difference(before: str, now: str) -> list[str]:
     """Lines of two configurations that differ, `-` before and `+` now."""
-    compared = difflib.unified_diff(essence(before), essence(now), lineterm="", n=0)
+    compared = difflib.unified_diff(sorted(essence(before)), sorted(essence(now)), lineterm="", n=0)
     return [line for line in compared if line[0] in "+-" and line[:3] not in ("+++", "---")]
 
 
-def refuse_unused(config: Config) -> None:
+def refuse_unused(config: Config) -> Config:
     """Refuse bindings that nothing built so far has used, such as those with a misspelt scope.
 
     Settings of a component are excused when a later binding put another in its place: a hybrid restates what differs
@@ -446,7 +457,7 @@ def refuse_unused(config: Config) -> None:
     built = {selector for _, selector in used}
     classes, scopes = _replaced(config.bindings)
     named = {value.name for b in config.bindings for value in _walk(b.value) if isinstance(value, Macro)}
-    unused = []
+    unused, idle = [], []
     for binding in config.bindings:
         if not binding.parameter:
             is_used = str(binding) in named
@@ -454,11 +465,17 @@ def refuse_unused(config: Config) -> None:
             selector = _selector(binding.selector)
             where = [s for (s, x), values in used.items() if x == selector and binding.parameter in values]
             is_used = any(binding.scope in ("", s) or s.startswith(binding.scope + "/") for s in where)
-            is_used |= selector in classes and (selector not in built or binding.scope in scopes)
+            if not is_used and selector in classes and (selector not in built or binding.scope in scopes):
+                idle.append(binding)
+                continue
         if not is_used:
             unused.append(f"{binding.line.place}: {binding} is set but nothing uses it")
     if unused:
         raise ConfigError("\n".join(unused))
+    kept = [value for b in config.bindings if not any(b is other for other in idle) for value in _walk(b.value)]
+    needed = {value.name for value in kept if isinstance(value, Macro)}
+    idle += [b for b in config.bindings if not b.parameter and str(b) not in needed]
+    return replace(config, idle=tuple(idle))
 
 
 def _replaced(bindings: Sequence[Binding]) -> tuple[set[str], set[str]]:
@@ -467,9 +484,13 @@ def _replaced(bindings: Sequence[Binding]) -> tuple[set[str], set[str]]:
     asked = [value for b in bindings if last[str(b)] is not b for value in _walk(b.value)]
     classes: set[str] = set()
     scopes: set[str] = set()
+    macros: set[str] = set()
     while asked:
         value = asked.pop()
         if isinstance(value, Macro):
+            if value.name in macros:
+                continue
+            macros.add(value.name)
             asked += [inner for b in bindings if str(b) == value.name for inner in _walk(b.value)]
         elif isinstance(value, Reference):
             scopes |= {value.scope} - {""}

@@ -32,6 +32,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def is_main() -> bool:
+    """Whether this process speaks for its run: it is rank 0, also after the group has been left."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def wait() -> None:
     """Until every rank is here, however long one of them takes (an evaluation, a picture)."""
     if is_on():

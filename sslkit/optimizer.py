@@ -9,6 +9,7 @@ import timm.optim
 import torch
 from torch import nn
 
+from sslkit.errors import ConfigError
 from sslkit.heads.prototypes import WeightNorm
 from sslkit.method import Method
 from sslkit.registry import top_level
@@ -58,7 +59,16 @@ class Optimizer:
         """Make the groups and the optimiser for a method's student."""
         decayed, plain = groups(method, self.decay)
         self.parameters = [*decayed, *plain]
-        self.inner = timm.optim.create_optimizer_v2(
+        self.inner = self._made(decayed, plain)
+
+    def _made(self, decayed: list[nn.Parameter], plain: list[nn.Parameter]) -> torch.optim.Optimizer:
+        try:
+            return self._create(decayed, plain)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"Optimizer.name={self.name!r} does not take options={self.options}: {error}") from error
+
+    def _create(self, decayed: list[nn.Parameter], plain: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return timm.optim.create_optimizer_v2(
             [{"params": decayed}, {"params": plain}], opt=self.name, lr=0.0, weight_decay=0.0, **self.options
         )
 

@@ -50,6 +50,8 @@ def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str
     step, method = method_of(run, settings_of(run))
     settings = config.load([protocol], [*given, *bindings])
     ask = config.build(settings, "evaluation")
+    if "protocol" not in ask:
+        raise ConfigError(f"{protocol} does not set evaluation.protocol")
     config.refuse_unused(settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = ask["protocol"](method.teacher.backbone.to(device), device)

@@ -78,7 +78,11 @@ def train(
         CheckpointError: no checkpoint of the run can be read.
         ConfigError: the arguments do not fit one another or the data; nothing has been changed then.
     """
-    _refuse_less_than_one(locals(), "batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep")
+    if not 0 <= seed < 2**32 or (n_workers is not None and n_workers < 0):
+        raise ConfigError(f"seed={seed}, n_workers={n_workers}: seed is from 0 to 2**32 - 1, n_workers at least 0")
+    _refuse_less_than_one(
+        locals(), "batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep", "n_steps", "n_epochs"
+    )
     where = _device(device)
     step_size = batch_size * distributed.world_size() * accumulate
     per_epoch = steps_per_epoch(len(data), step_size)
@@ -176,7 +180,8 @@ def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
         if starts >= n_steps:
             raise ConfigError(
                 f"term {name!r} would start with step {starts} (start_epoch={term.start_epoch}, "
-                f"start_step={term.start_step}, {per_epoch} steps an epoch), but the run has {n_steps} steps"
+                f"start_step={term.start_step}, {per_epoch} steps an epoch), but the run has {n_steps} steps: "
+                f"take more, or let it start earlier (`{name}/Term.start_step = 0`)"
             )
     if method.freeze_outputs_epochs * per_epoch >= n_steps:
         raise ConfigError(
@@ -196,14 +201,18 @@ def _restore(
     if found is None:
         return 0, {}
     step, state = found
-    if state["identity"] != identity:
+    if state.get("identity") != identity:
         raise CheckpointError(
-            f"{run_dir} holds a run of {state['identity']}, which cannot go on as one of {identity}: repeat its data, "
-            f"number of processes and length, or give another --out"
+            f"{run_dir} holds a run of {state.get('identity')}, which cannot go on as one of {identity}: "
+            f"repeat its data, number of processes and length, or give another --out"
         )
-    method.load_state_dict(state["method"])
-    optimizer.inner.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
+    try:
+        method.load_state_dict(state["method"])
+        optimizer.inner.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"the checkpoint of step {step} in {run_dir} is of another method: {reason}") from error
     return step, state["results"]
 
 
@@ -214,7 +223,11 @@ def _device(name: str) -> torch.device:
         ConfigError: it is not there.
     """
     if name != "auto":
-        device = torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device={name!r} cannot be used: {str(error).splitlines()[0]}") from error
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device={name!r}, but torch sees no CUDA device here")
         return device

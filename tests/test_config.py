@@ -190,6 +190,29 @@ def test_the_joined_text_runs_alone(tmp_path):
     assert config.value(alone, "train", "batch_size", None) == 7
 
 
+def test_the_joined_text_of_a_hybrid_runs_alone(tmp_path):
+    hybrid, joined = tmp_path / "hybrid.gin", tmp_path / "config.gin"
+    hybrid.write_text(
+        "include 'gin/cribo.gin'\nMethod.clusterer = @clusterers.Grid()\n"
+        "clusterers.Grid.rows = 2\nclusterers.Grid.columns = 2\n"
+    )
+    settings = config.load([str(hybrid)])
+    prepare(settings)
+    joined.write_text(config.refuse_unused(settings).text)
+    assert "Sinkhorn" not in joined.read_text()
+    assert prepare(config.load([str(joined)]))["method"].clusterer.n_clusters == 4
+
+
+def test_macros_that_name_one_another_are_refused():
+    assert refusal("A = %B", "B = %A", "train.batch_size = %A", "train.log_every = 7", prepared=True)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "binary.gin"
+    file.write_bytes(b"\xff\xfe\x00")
+    assert f"{file} cannot be read as text" in refusal(files=[str(file)])
+
+
 def test_components_built_in_python_ignore_gin():
     from sslkit.memories import Queue
 

@@ -156,3 +156,9 @@ def test_a_share_out_of_range_is_named_with_its_value(tmp_path, share):
 def test_an_item_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(IndexError, match="item 1 of"):
         ImageFolder(fill(tmp_path, ["1.png"]))[1]
+
+
+def test_a_link_to_its_own_folder_adds_no_images(tmp_path):
+    fill(tmp_path, ["a/1.png", "a/2.png"])
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    assert len(ImageFolder(tmp_path)) == 2

@@ -275,3 +275,31 @@ def test_a_term_that_would_never_start_is_refused(tmp_path, sslkit):
     refused = sslkit(*words, bindings=bindings)
     assert refused.returncode == 2
     assert "term 'across' would start with step 100" in refused.stderr
+
+
+def test_the_order_of_bindings_on_the_command_line_does_not_matter(finished, sslkit):
+    run, _ = finished
+    again = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "14", "--out", str(run), bindings=TINY[::-1])
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_run_whose_configuration_is_gone_is_not_written_over(finished, tmp_path, sslkit):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    newest = checkpoint.path(finished[0], 14)
+    checkpoint.path(run, 14).write_bytes(newest.read_bytes())
+    refused = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "14", "--out", str(run), bindings=TINY)
+    assert refused.returncode == 2
+    assert "config.gin is gone" in refused.stderr
+
+
+def test_two_jobs_do_not_train_in_one_directory(tmp_path, sslkit):
+    import fcntl
+
+    run = tmp_path / "run"
+    run.mkdir()
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "2", "--out", str(run), bindings=TINY)
+    assert refused.returncode == 2
+    assert f"another process trains in {run}" in refused.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ class ImageFolder:
             raise ValueError(f"ImageFolder.root={str(root)!r}: there is no folder {self.root}")
         names = [
             os.path.relpath(os.path.join(folder, name), self.root)
-            for folder, _, files in os.walk(self.root, followlinks=True)
+            for folder, files in _folders(self.root)
             for name in files
             if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
         ]
@@ -139,3 +140,16 @@ class ImageFolder:
                 f"ImageFolder.max_unreadable={self.max_unreadable:g} allows:{listed}"
                 + (f"\n  and {len(bad) - 20} more" if len(bad) > 20 else "")
             )
+
+
+def _folders(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below `root` and its files, links followed, but no folder entered from inside itself."""
+    seen = set()
+    for folder, inside, files in os.walk(root, followlinks=True):
+        inside.sort()  # so that which of two links to one folder is entered does not depend on the file system
+        place = os.path.realpath(folder)
+        if place in seen:
+            inside.clear()
+            continue
+        seen.add(place)
+        yield folder, files

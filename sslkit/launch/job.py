@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,16 +38,18 @@ class Job:
 
         run_dir = Path(self.run_dir)
         settings = config.load(self.files, self.bindings)
-        refuse_another_run(run_dir, settings)
         device = config.value(settings, "train", "device", "auto")
         is_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
         distributed.start(torch.device("cuda" if is_cuda else "cpu"))
         try:
             arguments = prepare(settings)
-            if distributed.rank() == 0:
-                provenance.write(run_dir, settings)
-            distributed.wait()
-            return train(run_dir=run_dir, **arguments)
+            settings = config.refuse_unused(settings)
+            refuse_another_run(run_dir, settings)
+            with alone_in(run_dir):
+                if distributed.rank() == 0:
+                    provenance.write(run_dir, settings)
+                distributed.wait()
+                return train(run_dir=run_dir, **arguments)
         finally:
             distributed.stop()
 
@@ -64,6 +69,27 @@ def prepare(settings: Config) -> dict[str, Any]:
     return arguments
 
 
+@contextlib.contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """The run directory, made if need be and held against other jobs.
+
+    Raises:
+        ConfigError: it cannot be made, or another job works in it.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out {run_dir} cannot be used: {error}") from error
+    with lock:
+        if distributed.rank() == 0:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"another process trains in {run_dir}; give another --out") from error
+        yield
+
+
 def refuse_another_run(run_dir: Path, settings: Config) -> None:
     """Refuse to go on with other settings than the directory's run began with.
 
@@ -71,10 +97,12 @@ def refuse_another_run(run_dir: Path, settings: Config) -> None:
         ConfigError: with the lines that differ.
     """
     kept = run_dir / "config.gin"
-    if not kept.is_file() or not checkpoint.steps(run_dir):
+    if not checkpoint.steps(run_dir):
         return
+    if not kept.is_file():
+        raise ConfigError(f"{run_dir} holds checkpoints, but {kept.name} is gone; give another --out")
     before, now = kept.read_text(), settings.text
-    if config.essence(before) != config.essence(now):
+    if sorted(config.essence(before)) != sorted(config.essence(now)):
         difference = "\n".join(config.difference(before, now))
         raise ConfigError(
             f"{run_dir} holds a run with other settings (- there, + now):\n{difference}\n"

@@ -40,6 +40,8 @@ class Distillation(Loss):
     def forward(
         self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs
     ) -> Float[Tensor, ""]:
+        if prediction.shape[-1] != target.shape[-1]:
+            raise ValueError(f"prediction has {prediction.shape[-1]} scores a row, but target has {target.shape[-1]}")
         with precision.full(prediction.device):
             wide = torch.float64 if prediction.dtype == torch.float64 else torch.float32
             # rows are picked first: logits are the largest tensors of a step, and few of them may be paired

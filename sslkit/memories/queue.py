@@ -118,6 +118,8 @@ class Queue(Memory):
             raise ValueError(
                 f"n_planes={self.n_planes}, but the rows pushed have {len(queries.rows)} (one per global view)"
             )
+        if queries.rows.shape[-1] != self._rows.shape[-1]:
+            raise ValueError(f"dim={self._rows.shape[-1]}, but the rows pushed are {queries.rows.shape[-1]} wide")
         counts = torch.bincount(queries.item, minlength=len(queries.images))
         rows, place = (distributed.gather(x.transpose(0, 1)) for x in (queries.rows, queries.place))
         ids, counts = distributed.gather(queries.images[queries.item]), distributed.gather(counts)
