@@ -71,7 +71,7 @@ def run(case):
         method.student.zero_grad()
         outcome = method(taken(batch, mine))
         outcome.total.backward()
-        distributed.average_gradients(p for p in method.student.parameters() if p.requires_grad)
+        distributed.average_gradients([p for p in method.student.parameters() if p.requires_grad])
         gradients = {n: p.grad.clone() for n, p in method.student.named_parameters() if p.grad is not None}
         with torch.no_grad():
             for p in method.student.parameters():
