@@ -240,9 +240,10 @@ def test_agreeing_ranks_have_the_parameters_and_buffers_of_the_first(ranks):
         assert torch.equal(rank["collectives"]["agree"][0].detach(), weight)
 
 
-def test_a_rank_without_a_gradient_counts_as_zero(ranks):
+def test_a_rank_without_a_gradient_counts_as_zero_and_none_anywhere_stays_none(ranks):
     for rank in ranks:
-        assert [g.tolist() for g in rank["collectives"]["gradients"]] == [[4, 4], [0.5, 0.5], [0, 0]]
+        first, second, third = rank["collectives"]["gradients"]
+        assert (first.tolist(), second.tolist(), third) == ([4, 4], [0.5, 0.5], None)
 
 
 def test_every_rank_knows_who_it_is(ranks):
