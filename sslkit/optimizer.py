@@ -56,21 +56,18 @@ class Optimizer:
         self.weight_decay, self.clip, self.clip_scope = weight_decay, clip, clip_scope
 
     def build(self, method: Method) -> None:
-        """Make the groups and the optimiser for a method's student."""
+        """Make the groups and the optimiser for a method's student.
+
+        Raises:
+            ConfigError: the optimiser does not take the options.
+        """
         decayed, plain = groups(method, self.decay)
         self.parameters = [*decayed, *plain]
-        self.inner = self._made(decayed, plain)
-
-    def _made(self, decayed: list[nn.Parameter], plain: list[nn.Parameter]) -> torch.optim.Optimizer:
+        parts = [{"params": decayed}, {"params": plain}]
         try:
-            return self._create(decayed, plain)
+            self.inner = timm.optim.create_optimizer_v2(parts, opt=self.name, lr=0.0, weight_decay=0.0, **self.options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"Optimizer.name={self.name!r} does not take options={self.options}: {error}") from error
-
-    def _create(self, decayed: list[nn.Parameter], plain: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return timm.optim.create_optimizer_v2(
-            [{"params": decayed}, {"params": plain}], opt=self.name, lr=0.0, weight_decay=0.0, **self.options
-        )
 
     def set_time(self, time: Time) -> None:
         """Set the learning rate of both groups and the weight decay of the first."""

@@ -74,9 +74,9 @@ def train(
         The last result of every evaluation, such as `{"dense/miou": 0.31}`.
 
     Raises:
-        NotFinite: a loss is not finite.
-        CheckpointError: no checkpoint of the run can be read.
-        ConfigError: the arguments do not fit one another or the data; nothing has been changed then.
+        NotFinite: a loss or its gradient is not finite.
+        CheckpointError: no checkpoint of the run can be read, or it is of another run.
+        ConfigError: the arguments do not fit one another or the data; no step has been taken then.
     """
     if not 0 <= seed < 2**32 or (n_workers is not None and n_workers < 0):
         raise ConfigError(f"seed={seed}, n_workers={n_workers}: seed is from 0 to 2**32 - 1, n_workers at least 0")

@@ -32,7 +32,8 @@ class Job:
         """Train to the end, going on from the newest checkpoint of the run directory.
 
         Raises:
-            ConfigError: the configuration is wrong, or the directory holds another run; nothing has been changed then.
+            ConfigError: the configuration is wrong, or the directory holds another run or another job; no step has
+                been taken then.
         """
         from sslkit.train import train
 
