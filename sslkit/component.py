@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from sslkit.parameters import Within, parameters, range_of
 from sslkit.schedules import Schedule, Scheduled, Time
 
 if TYPE_CHECKING:
@@ -20,24 +20,26 @@ class Component(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._schedules: dict[str, Schedule] = {}
-        self._ranges: dict[str, tuple[float, float]] = {}
+        self._ranges: dict[str, Within] = {}
 
-    def schedule(self, name: str, value: Scheduled, *, least: float = -math.inf, most: float = math.inf) -> None:
+    def schedule(self, name: str, value: Scheduled) -> None:
         """Keep `value` as the 0-d tensor `self.name`; a schedule refills it at every `set_time`.
+
+        Its range is the one that the parameter `name` declares.
 
         Raises:
             ValueError: the value is out of its range, now or when a schedule comes to it.
         """
-        self._ranges[name] = least, most
+        declared = parameters(type(self)).get(name)
+        self._ranges[name] = (range_of(declared.hint) if declared else None) or Within()
         if isinstance(value, Schedule):
             self._schedules[name] = value
             value = value(Time())
         self.register_buffer(name, torch.tensor(self._in_range(name, value)), persistent=False)
 
     def _in_range(self, name: str, value: float) -> float:
-        least, most = self._ranges[name]
-        if not least <= value <= most:
-            raise ValueError(f"{name}={value:g}, but it must be " + _spell(least, most))
+        if value not in self._ranges[name]:
+            raise ValueError(f"{name}={value:g}, but it must be {self._ranges[name]}")
         return float(value)
 
     def set_time(self, time: Time) -> None:
@@ -51,6 +53,3 @@ class Component(nn.Module):
     def update(self, outcomes: list[Outcome]) -> None:
         """Called once after each optimiser step with what its micro-batches saw."""
 
-
-def _spell(least: float, most: float) -> str:
-    return f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"

@@ -24,7 +24,7 @@ import gin
 from gin import config_parser
 
 from sslkit.errors import ConfigError
-from sslkit.registry import load_plugins, top_level
+from sslkit.registry import helper, load_plugins
 
 PACKAGE = Path(__file__).resolve().parent
 _INCLUDE = re.compile(r"""^include\s+(['"])(?P<path>.+)\1\s*(#.*)?$""")
@@ -91,7 +91,7 @@ class _AsWritten(config_parser.ParserDelegate):  # type: ignore[misc]
         return Macro(macro_name)
 
 
-@top_level
+@helper
 def merge(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One dict out of several, such as a base's terms and a hybrid's own; gin itself cannot extend a dict.
 
@@ -276,6 +276,8 @@ def _hints(thing: Callable[..., Any]) -> dict[str, Any]:
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value as written may be passed where `hint` is asked for; what cannot be known passes."""
+    if get_origin(hint) is typing.Annotated:
+        hint = get_args(hint)[0]
     origin: Any = get_origin(hint)
     args = get_args(hint)
     if hint is Any or isinstance(value, Macro):

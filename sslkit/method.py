@@ -21,7 +21,7 @@ from sslkit.heads import Head
 from sslkit.losses import Loss
 from sslkit.matchers import Matcher
 from sslkit.memories import Memory
-from sslkit.registry import top_level
+from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time
 from sslkit.types import Batch, Features, Matches, Outcome, Pairs, Queries, Regions, Rows, Step, View
 
@@ -78,7 +78,7 @@ class Network(nn.Module):
             yield from head.outputs.parameters()
 
 
-@top_level
+@joint
 class Search(Component):
     """Which rows of this step look for their like, where, and how the answers are judged.
 
@@ -126,7 +126,7 @@ class Search(Component):
             self.memory.push(self.queries(step.batch, step.teacher, step.regions))
 
 
-@top_level
+@joint
 class Term(Component):
     """One loss with its pairs, its head and its weight.
 
@@ -156,7 +156,7 @@ class Term(Component):
         self.is_on = time.epoch >= self.start_epoch and time.step >= self.start_step
 
 
-@top_level
+@joint
 class Method(Component):
     """A self-supervised objective: a weighted sum of terms between a student and its running average.
 
@@ -206,7 +206,7 @@ class Method(Component):
             raise ValueError("static_shapes=True with BatchNorm in a head: empty regions would enter its statistics")
         self.freeze_outputs_epochs, self.static_shapes = freeze_outputs_epochs, static_shapes
         self.outputs_frozen = freeze_outputs_epochs > 0
-        self.schedule("momentum", Cosine(0.996, 1.0) if momentum is None else momentum, least=0.0, most=1.0)
+        self.schedule("momentum", Cosine(0.996, 1.0) if momentum is None else momentum)
 
     def _n_per_image(self, search: Search) -> int:
         if search.level == "image":

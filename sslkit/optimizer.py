@@ -12,11 +12,11 @@ from torch import nn
 from sslkit.errors import ConfigError
 from sslkit.heads.prototypes import WeightNorm
 from sslkit.method import Method
-from sslkit.registry import top_level
+from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time, at
 
 
-@top_level
+@joint
 class Optimizer:
     """Any of timm's optimisers over two groups, of which only the first has weight decay.
 

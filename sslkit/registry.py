@@ -1,15 +1,23 @@
-"""The tables of exchangeable parts, one per role, and the decorator that fills them."""
+"""The tables of exchangeable parts, one per role, and the decorators that fill them.
+
+Everything in them is known to gin files by its name. It is registered with gin too, so that a program of one's own may
+use these parts in its gin files; sslkit itself only reads gin's language (see `sslkit.config`).
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import sys
-from collections.abc import Callable
-from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points, packages_distributions
+from typing import Any, Literal, TypeVar
 
 import gin
+
+from sslkit.parameters import Parameter, checked, parameters
 
 ROLES = (
     "augmenters",
@@ -26,39 +34,119 @@ ROLES = (
     "evaluate",
 )
 ENTRY_POINTS = "sslkit.components"
+Kind = Literal["component", "joint", "entry", "helper"]
 
 C = TypeVar("C", bound=type[Any])
 F = TypeVar("F", bound=Callable[..., Any])
-_TABLES: dict[str, dict[str, type]] = {role: {} for role in ROLES}
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Something that gin files may name.
+
+    A component fills a role; a joint (`Method`, `Term`, ...) joins components; an entry is what sslkit calls with what a
+    file binds for it; a helper makes a value out of values while a file is read.
+    """
+
+    name: str  # as in gin files: `matchers.Cycle`, `Method`, `train`
+    thing: Callable[..., Any]
+    kind: Kind
+    given: frozenset[str] = frozenset()  # parameters of an entry that its caller supplies
+
+    @property
+    def role(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """What gin files may bind."""
+        return {name: p for name, p in parameters(self.thing).items() if name not in self.given}
+
+    @property
+    def package(self) -> str:
+        """The distribution that brings it."""
+        module = self.thing.__module__.partition(".")[0]
+        return packages_distributions().get(module, [module])[0] if module != "sslkit" else "sslkit"
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of what it says of itself."""
+        return " ".join((inspect.getdoc(self.thing) or "").partition("\n\n")[0].split())
+
+
+_KNOWN: dict[str, Known] = {}
+
+
+def _add(known: Known) -> None:
+    if known.name in _KNOWN:
+        raise ValueError(f"{known.name} is already taken by {_KNOWN[known.name].thing.__module__}")
+    _KNOWN[known.name] = known
 
 
 def register(role: str) -> Callable[[C], C]:
     """Add the decorated class to the table of `role` and make it known to gin files as `@role.Name`.
 
-    The class comes back unchanged: called from Python it ignores gin.
+    The class itself comes back; from now on it refuses what the annotations of its parameters do not allow.
 
     Raises:
         ValueError: the role does not exist, or another class of the role has the name.
     """
-    if role not in _TABLES:
+    if role not in ROLES:
         raise ValueError(f"there is no role {role!r}; the roles are {', '.join(ROLES)}")
-    table = _TABLES[role]
 
     def add(cls: C) -> C:
-        name = cls.__name__
-        if name in table:
-            raise ValueError(f"{role}.{name} is already taken by {table[name].__module__}")
-        gin.register(name, module=role)(cls)
-        table[name] = cls
+        _add(Known(f"{role}.{cls.__name__}", cls, "component"))
+        checked(cls)
+        gin.register(cls.__name__, module=role)(cls)
         return cls
 
     return add
 
 
-def top_level(thing: F) -> F:
-    """Make a class or function that joins components known to gin files by its bare name, such as `Method`."""
-    gin.register(thing)
-    return thing
+def joint(cls: C) -> C:
+    """Make a class that joins components known to gin files by its bare name, such as `Method`."""
+    _add(Known(cls.__name__, cls, "joint"))
+    checked(cls)
+    gin.register(cls)
+    return cls
+
+
+def helper(function: F) -> F:
+    """Make a function of values known to gin files, called as `@name()` while a file is read.
+
+    It may be given objects that are not built yet, and only passes these on.
+    """
+    _add(Known(function.__name__, function, "helper"))
+    gin.register(function)
+    return function
+
+
+def entry(*given: str) -> Callable[[F], F]:
+    """Let gin files bind the parameters of the decorated function, all but those `given` by whoever calls it."""
+
+    def add(function: F) -> F:
+        _add(Known(function.__name__, function, "entry", frozenset(given)))
+
+        @functools.wraps(function)
+        def arguments(**given: Any) -> dict[str, Any]:
+            return given
+
+        gin.register(function.__name__)(arguments)
+        return function
+
+    return add
+
+
+def everything() -> list[Known]:
+    """All that gin files may name, in the order of registration."""
+    return list(_KNOWN.values())
+
+
+def matching(name: str) -> list[Known]:
+    """What a name in a gin file may mean: the thing of that name, else those whose name ends in it after a dot."""
+    if name in _KNOWN:
+        return [_KNOWN[name]]
+    return [known for full, known in _KNOWN.items() if full.endswith("." + name)]
 
 
 def components(role: str) -> dict[str, type]:
@@ -67,10 +155,18 @@ def components(role: str) -> dict[str, type]:
     Raises:
         KeyError: there is no such role; the message names the nearest.
     """
-    if role not in _TABLES:
-        near = difflib.get_close_matches(role, ROLES, n=1)
-        raise KeyError(f"there is no role {role!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return dict(_TABLES[role])
+    if role not in ROLES:
+        raise KeyError(f"there is no role {role!r}" + did_you_mean(role, ROLES))
+    found = (known for known in _KNOWN.values() if known.role == role)
+    return {known.thing.__name__: known.thing for known in found if inspect.isclass(known.thing)}
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'it'?` with the nearest of the known words; nothing where none is near."""
+    words = list(known)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    near = near or [w for w in words if w.lower() == word.lower()]
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def load_plugins() -> list[str]:
@@ -88,14 +184,3 @@ def load_plugins() -> list[str]:
         else:
             loaded.append(point.name)
     return loaded
-
-
-def entry_function(function: F) -> F:
-    """Let gin files bind the parameters of a function that we call: for gin it only hands its arguments back."""
-
-    @functools.wraps(function)
-    def arguments(**given: Any) -> dict[str, Any]:
-        return given
-
-    gin.register(function.__name__)(arguments)
-    return function

@@ -24,14 +24,14 @@ from sslkit.monitors import gallery
 from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
 from sslkit.precision import Precision, autocast
-from sslkit.registry import entry_function
+from sslkit.registry import entry
 from sslkit.schedules import Time
 from sslkit.types import Batch, Outcome
 
 log = logging.getLogger("sslkit")
 
 
-@entry_function
+@entry("run_dir")
 def train(
     *,
     run_dir: Path,

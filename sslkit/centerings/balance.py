@@ -35,7 +35,7 @@ class Balance(Centering):
         if n_rounds < 1:
             raise ValueError(f"n_rounds={n_rounds}: at least 1 is needed")
         self.n_rounds = n_rounds
-        self.schedule("temperature", temperature, least=1e-6)
+        self.schedule("temperature", temperature)
 
     @torch.no_grad()
     def forward(self, logits: Float[Tensor, "n c"], weight: Float[Tensor, " n"]) -> Float[Tensor, " c"]:

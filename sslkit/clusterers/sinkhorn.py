@@ -67,7 +67,7 @@ class Sinkhorn(Clusterer):
             raise ValueError(f"n_rounds={n_rounds}, n_balancing={n_balancing}: both must be at least 1")
         self.n_rounds, self.n_balancing, self.sharpness = n_rounds, n_balancing, sharpness
         self.update_mass, self.hard, self.cost_scale = update_mass, hard, cost_scale
-        self.schedule("positional_weight", positional_weight, least=0.0)
+        self.schedule("positional_weight", positional_weight)
 
     def assign(
         self, tokens: Float[Tensor, "b n d"], positions: Float[Tensor, "b n 2"], seeds: Int[Tensor, "b k"]

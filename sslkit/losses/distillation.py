@@ -34,8 +34,8 @@ class Distillation(Loss):
 
     def __init__(self, *, student_temperature: Scheduled = 0.1, teacher_temperature: Scheduled = 0.04):
         super().__init__()
-        self.schedule("student_temperature", student_temperature, least=1e-6)
-        self.schedule("teacher_temperature", teacher_temperature, least=1e-6)
+        self.schedule("student_temperature", student_temperature)
+        self.schedule("teacher_temperature", teacher_temperature)
 
     def forward(
         self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs

@@ -1,0 +1,254 @@
+"""What a component's parameters accept: types, ranges and defaults, declared once where the parameter stands.
+
+A range is part of the annotation, `n_clusters: Count` or `hue: Annotated[float, Within(0, 0.5)]`. It is enforced when a
+component is built in Python, when a gin file is checked, and shown by `sslkit list`.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Within:
+    """Numbers from `least` to `most`, both included, and above `above`, which is not."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.least <= value <= self.most and (value > self.above or self.above == -math.inf)
+
+    def __str__(self) -> str:
+        if self.above > -math.inf:
+            return f"above {self.above:g}" + (f" and at most {self.most:g}" if self.most < math.inf else "")
+        if self.most == math.inf:
+            return f"at least {self.least:g}"
+        return f"from {self.least:g} to {self.most:g}" if self.least > -math.inf else f"at most {self.most:g}"
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A folder that must be there before a run starts."""
+
+    def __str__(self) -> str:
+        return "an existing folder"
+
+
+Count = Annotated[int, Within(least=1)]
+Natural = Annotated[int, Within(least=0)]
+Positive = Annotated[float, Within(above=0)]
+NonNegative = Annotated[float, Within(least=0)]
+Share = Annotated[float, Within(0, 1)]  # of a whole, or a probability
+Folder = Annotated[str | Path, Existing()]
+
+
+@typing.runtime_checkable
+class Promise(typing.Protocol):
+    """Stands for an object that is not built yet; `promised` is its class, None if that cannot be known."""
+
+    promised: type | None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a class or function."""
+
+    name: str
+    hint: Any
+    default: Any = inspect.Parameter.empty
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def __str__(self) -> str:
+        return f"{self.name}: {spell(self.hint)}" + ("" if self.is_required else f" = {self.default!r}")
+
+
+@functools.cache
+def parameters(thing: Callable[..., Any]) -> Mapping[str, Parameter]:
+    """What may be given to a class or function, by name and in its order."""
+    hints = _hints(thing)
+    found = inspect.signature(thing).parameters.values()
+    return types.MappingProxyType({p.name: Parameter(p.name, hints.get(p.name, Any), p.default) for p in found})
+
+
+def _hints(thing: Callable[..., Any]) -> dict[str, Any]:
+    function = thing.__init__ if inspect.isclass(thing) else thing
+    try:
+        return get_type_hints(inspect.unwrap(function), include_extras=True)
+    except NameError:  # an annotation that only a type checker can see
+        return {}
+
+
+def misfit(value: Any, hint: Any) -> str | None:
+    """What is wrong with a value where `hint` is asked for, to be read after it; None if nothing is."""
+    if not _is_of(value, hint):
+        words = get_args(hint) if get_origin(hint) is Literal else ()
+        if isinstance(value, str) and words:
+            return f"is not allowed: it must be {' or '.join(map(repr, words))}"
+        return f"does not fit its type, {spell(hint)}"
+    wrong = _out_of_bounds(value, hint)
+    return None if wrong is None else f"is not allowed: it must be {wrong}"
+
+
+def refuse(name: str, value: Any, hint: Any) -> None:
+    """Refuse a number out of its range and a word that is not among those allowed; types are left to Python.
+
+    Raises:
+        ValueError: naming the parameter, its value and what would be right.
+    """
+    wrong = _out_of_bounds(value, hint, and_words=True)
+    if wrong is not None:
+        raise ValueError(f"{name}={value!r}, but it must be {wrong}")
+
+
+def checked(cls: type) -> None:
+    """Let a class refuse what its annotations do not allow, before its own `__init__` runs."""
+    init = cls.__init__  # type: ignore[misc]
+    if init is object.__init__ or getattr(init, "is_checked", False):
+        return
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            given = signature.bind(self, *args, **kwargs).arguments
+        except TypeError:  # the call itself says best what is wrong with it
+            given = {}
+        hints = parameters(init)
+        for name, value in given.items():
+            if name in hints:
+                refuse(name, value, hints[name].hint)
+        init(self, *args, **kwargs)
+
+    checked_init.is_checked = True  # type: ignore[attr-defined]
+    cls.__init__ = checked_init  # type: ignore[misc]
+
+
+def range_of(hint: Any) -> Within | None:
+    """The range that an annotation declares for a number, if any."""
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return next((found for arg in get_args(hint) if (found := range_of(arg)) is not None), None)
+    return next((bound for bound in _bounds(hint) if isinstance(bound, Within)), None)
+
+
+def spell(hint: Any) -> str:
+    """A type as a person writes it, its range behind it."""
+    bounds = [str(bound) for bound in _bounds(hint) if isinstance(bound, Within | Existing)]
+    if bounds:
+        return f"{spell(get_args(hint)[0])} {' and '.join(bounds)}"
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is None or hint is type(None):
+        return "None"
+    if hint is Ellipsis:
+        return "..."
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(spell(arg) for arg in args)
+    if origin is Literal:
+        return " | ".join(map(repr, args))
+    if inspect.isclass(origin) and args and origin is not collections.abc.Callable:
+        return f"{origin.__name__}[{', '.join(spell(arg) for arg in args)}]"
+    if inspect.isclass(hint):
+        return hint.__name__
+    return re.sub(r"(?:\w+\.)+(?=\w)", "", str(hint))
+
+
+def _bounds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value may be passed where `hint` is asked for; what cannot be known passes."""
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Annotated:
+        return _is_of(value, args[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_of(value, arg) for arg in args)
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if isinstance(value, Promise):
+        return _will_be(value.promised, origin or hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is collections.abc.Callable or hint is collections.abc.Callable:
+        return callable(value)
+    if inspect.isclass(origin):
+        return isinstance(value, origin) and not isinstance(value, str) and _holds(value, origin, args)
+    return isinstance(value, hint) if inspect.isclass(hint) else hint is not None or value is None
+
+
+def _will_be(cls: type | None, wanted: Any) -> bool:
+    if cls is None or not inspect.isclass(wanted):
+        return True
+    if getattr(wanted, "_is_protocol", False):
+        return all(hasattr(cls, name) for name in _members(wanted))
+    if wanted is collections.abc.Callable:
+        return callable(getattr(cls, "__call__", None))
+    return issubclass(cls, wanted)
+
+
+def _holds(value: Any, origin: type, args: tuple[Any, ...]) -> bool:
+    """The same of what a container holds."""
+    if isinstance(value, Mapping):
+        return all(_is_of(k, args[0]) and _is_of(v, args[1]) for k, v in value.items())
+    if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
+        return len(value) == len(args) and all(map(_is_of, value, args))
+    return all(_is_of(v, args[0]) for v in value)
+
+
+def _members(protocol: type) -> list[str]:
+    """Methods that a protocol asks for."""
+    skipped = ("__init__", "__subclasshook__", "_no_init_or_replace_init")
+    return [name for name, member in vars(protocol).items() if inspect.isfunction(member) and name not in skipped]
+
+
+def _out_of_bounds(value: Any, hint: Any, *, and_words: bool = False) -> str | None:
+    """What the value, or a number in it, would have to be; None if it is that."""
+    if isinstance(value, Promise):
+        return None
+    for part, bound in _parts(value, hint):
+        is_number = isinstance(part, (int, float)) and not isinstance(part, bool)
+        if isinstance(bound, Within) and is_number and part not in bound:
+            return str(bound) if part is value else f"made of numbers {bound}"
+        if and_words and isinstance(bound, tuple) and part not in bound:
+            return " or ".join(map(repr, bound))
+    return None
+
+
+def _parts(value: Any, hint: Any) -> Iterator[tuple[Any, Any]]:
+    """Every part of a value for which the annotation declares a range, or words, and these."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        for bound in args[1:]:
+            yield value, bound
+        yield from _parts(value, args[0])
+    elif origin is Literal:
+        yield value, args
+    elif origin in (typing.Union, types.UnionType):
+        fitting = [arg for arg in args if _is_of(value, arg)]
+        yield from _parts(value, fitting[0] if fitting else args[0]) if fitting or len(args) == 1 else ()
+    elif isinstance(value, Mapping) and len(args) == 2:
+        for key, item in value.items():
+            yield from (*_parts(key, args[0]), *_parts(item, args[1]))
+    elif isinstance(value, (list, tuple)) and args:
+        kinds = args if origin is tuple and args[-1] is not Ellipsis else [args[0]] * len(value)
+        for item, kind in zip(value, kinds, strict=False):
+            yield from _parts(item, kind)
