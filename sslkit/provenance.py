@@ -6,49 +6,72 @@ import json
 import os
 import platform
 import subprocess
-import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import sslkit
-from sslkit import config
+from sslkit import distributed
 from sslkit.config import Config
+from sslkit.config.source import PACKAGE
 from sslkit.loader import processors
 
 PACKAGES = ("torch", "torchvision", "timm", "gin-config", "numpy")
 
 
-def write(run_dir: Path, settings: Config) -> None:
-    """Write `config.gin`, which needs no other file, `operative.gin` and `environment.json`."""
+def write(run_dir: Path, settings: Config, command: list[str]) -> None:
+    """Write what a start of a run was made from.
+
+    `config.gin` is the configuration as given, in one file that needs no other; `operative.gin` has every value that is
+    used; `environment.json` has a record for each start; `code.diff` is how the code differs from its commit.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     _put(run_dir / "config.gin", settings.text)
-    _put(run_dir / "operative.gin", config.operative())
-    _put(run_dir / "environment.json", json.dumps(environment(), indent=2) + "\n")
+    _put(run_dir / "operative.gin", settings.operative)
+    seed = settings.argument("train", "seed").value
+    starts = [*starts_of(run_dir), {**environment(), "command": command, "seed": seed}]
+    _put(run_dir / "environment.json", json.dumps(starts, indent=2) + "\n")
+    difference = _git("diff", "HEAD")
+    if difference:
+        _put(run_dir / "code.diff", difference + "\n")
 
 
-def environment() -> dict[str, object]:
-    """Command, versions, code state and hardware of this process."""
+def starts_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of all starts of a run, oldest first."""
+    kept = run_dir / "environment.json"
+    try:
+        starts: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else []
+    except json.JSONDecodeError:
+        return []
+    return starts if isinstance(starts, list) else [starts]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, code state and hardware of this process."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "sslkit": sslkit.__version__,
         "commit": _git("rev-parse", "HEAD"),
-        "changed_files": _git("status", "--short"),
+        "changed_files": (_git("status", "--short") or "").splitlines(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
+        "host": platform.node(),
         "processors": processors(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "ranks": distributed.world_size(),
     }
 
 
 def _git(*words: str) -> str | None:
     """What git says of the code that runs; None outside a checkout."""
     try:
-        done = subprocess.run(["git", "-C", str(config.PACKAGE), *words], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.strip("\n") if done.returncode == 0 else None
 
 
 def _put(path: Path, text: str) -> None:

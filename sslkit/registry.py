@@ -7,7 +7,6 @@ use these parts in its gin files; sslkit itself only reads gin's language (see `
 from __future__ import annotations
 
 import difflib
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -117,7 +116,6 @@ def helper(function: F) -> F:
     It may be given objects that are not built yet, and only passes these on.
     """
     _add(Known(function.__name__, function, "helper"))
-    gin.register(function)
     return function
 
 
@@ -126,12 +124,6 @@ def entry(*given: str) -> Callable[[F], F]:
 
     def add(function: F) -> F:
         _add(Known(function.__name__, function, "entry", frozenset(given)))
-
-        @functools.wraps(function)
-        def arguments(**given: Any) -> dict[str, Any]:
-            return given
-
-        gin.register(function.__name__)(arguments)
         return function
 
     return add

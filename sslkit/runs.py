@@ -37,7 +37,7 @@ def method_of(run: Path, settings: Config) -> tuple[int, Method]:
     if found is None:
         raise ConfigError(f"{run} has no checkpoint yet (looked at {checkpoint.folder(run).absolute()})")
     step, state = found
-    method: Method = config.build(settings, "train", "method")
+    method: Method = settings.part("train", "method")
     method.load_state_dict(state["method"])
     return step, method
 
@@ -49,18 +49,17 @@ def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str
     given = [] if data is None else [f"DATA = {str(data.absolute())!r}"]
     step, method = method_of(run, settings_of(run))
     settings = config.load([protocol], [*given, *bindings])
-    ask = config.build(settings, "evaluation")
-    if "protocol" not in ask:
+    if not settings.has("evaluation"):
         raise ConfigError(f"{protocol} does not set evaluation.protocol")
-    config.refuse_unused(settings)
+    ask = settings.part("evaluation", "protocol")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results = ask["protocol"](method.teacher.backbone.to(device), device)
-    named = config.load([protocol], bindings if data is None else [*bindings, "DATA = 'DATA'"])
+    results = ask(method.teacher.backbone.to(device), device)
+    same = settings.operative.replace(repr(str(data.absolute())), "'DATA'") if data else settings.operative
     return {
         "run": str(run),
         "step": step,
         "protocol": Path(protocol).stem,
-        "protocol_hash": hashlib.sha256("\n".join(config.essence(named.text)).encode()).hexdigest()[:12],
+        "protocol_hash": hashlib.sha256(same.encode()).hexdigest()[:12],
         **results,
     }
 
@@ -81,7 +80,7 @@ def export_run(run: Path, out: Path) -> str:
     backbone = method.teacher.backbone
     if not isinstance(backbone, Timm):
         raise ConfigError(f"{run} has a backbone of type {type(backbone).__name__}, but only Timm ones can be exported")
-    size = config.build(settings, "train", "augmenter").crops[0].size
+    size = settings.part("train", "augmenter").crops[0].size
     export_timm(backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
     loading = f"model = timm.create_model('local-dir:{out}', pretrained=True)"
     return (
@@ -95,5 +94,4 @@ def picture_run(run: Path) -> list[Path]:
 
     settings = settings_of(run)
     _, method = method_of(run, settings)
-    arguments = config.build(settings, "train")
-    return gallery.draw(run, method, arguments["data"], arguments["augmenter"])
+    return gallery.draw(run, method, *settings.part("train", "data", "augmenter"))

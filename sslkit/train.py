@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time as clock
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,10 @@ def train(
         locals(), "batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep", "n_steps", "n_epochs"
     )
     where = _device(device)
-    step_size = batch_size * distributed.world_size() * accumulate
-    per_epoch = steps_per_epoch(len(data), step_size)
-    if (n_epochs is None) == (n_steps is None):
-        raise ConfigError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
-    n_steps = n_steps if n_steps is not None else int(n_epochs or 0) * per_epoch
-    _refuse_idle_terms(method, n_steps, per_epoch)
+    length = plan(
+        method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps
+    )
+    n_steps, per_epoch, step_size = length.n_steps, length.per_epoch, length.step_size
     method.to(where).train()
     distributed.agree(method)
     optimizer.build(method)
@@ -171,6 +170,32 @@ def _refuse_less_than_one(given: Mapping[str, Any], *names: str) -> None:
     for name in names:
         if given[name] is not None and given[name] < 1:
             raise ConfigError(f"{name}={given[name]}: at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is: optimiser steps, how many of them pass over the data once, images of each over all ranks."""
+
+    n_steps: int
+    per_epoch: int
+    step_size: int
+
+
+def plan(
+    method: Method, n_images: int, *, batch_size: int, accumulate: int, n_epochs: int | None, n_steps: int | None
+) -> Plan:
+    """The length of a run.
+
+    Raises:
+        ConfigError: the data do not fill one step, or a term or an output layer would never be trained.
+    """
+    step_size = batch_size * distributed.world_size() * accumulate
+    per_epoch = steps_per_epoch(n_images, step_size)
+    if (n_epochs is None) == (n_steps is None):
+        raise ConfigError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
+    n_steps = n_steps if n_steps is not None else int(n_epochs or 0) * per_epoch
+    _refuse_idle_terms(method, n_steps, per_epoch)
+    return Plan(n_steps, per_epoch, step_size)
 
 
 def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:

@@ -131,6 +131,25 @@ class DenseRetrieval:
             "n_val": len(self.val),
         }
 
+    def check(self, backbone: Backbone) -> None:
+        """Look at what can be known without reading an image.
+
+        Raises:
+            ValueError: the backbone does not take images of this size, or the memory cannot hold enough patches.
+        """
+        size = self.image_size
+        if size is None:
+            return
+        with evaluating(backbone), torch.no_grad():
+            try:
+                _, patches, _ = backbone(torch.zeros(2, 3, size, size, device=next(backbone.parameters()).device))
+            except (ValueError, RuntimeError, AssertionError) as error:
+                raise ValueError(f"image_size={size} does not suit the backbone: {error}") from error
+        per_image = patches.shape[1] if self.memory_size is None else self.memory_size // len(self.train)
+        most = min(per_image, patches.shape[1]) * len(self.train)
+        if most < self.n_neighbours:
+            raise ValueError(f"n_neighbours={self.n_neighbours}, but the memory holds {most} patches at most")
+
     @torch.no_grad()
     def remember(self, backbone: Backbone, device: torch.device) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m c"]]:
         """Patches of the training images, l2-normalised, and their soft labels."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,8 +14,6 @@ import sslkit.components
 from sslkit import checkpoint, config, distributed, preflight, provenance
 from sslkit.config import Config
 from sslkit.errors import ConfigError
-
-log = logging.getLogger("sslkit")
 
 
 @dataclass
@@ -27,6 +23,7 @@ class Job:
     files: list[str]
     bindings: list[str] = field(default_factory=list)
     run_dir: str = "runs/unnamed"
+    command: list[str] = field(default_factory=list)  # what the user typed, for the record
 
     def __call__(self) -> dict[str, float]:
         """Train to the end, going on from the newest checkpoint of the run directory.
@@ -38,36 +35,38 @@ class Job:
         from sslkit.train import train
 
         run_dir = Path(self.run_dir)
-        settings = config.load(self.files, self.bindings)
-        device = config.value(settings, "train", "device", "auto")
+        settings = ready(self.files, self.bindings)
+        device = settings.argument("train", "device").value
         is_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
         distributed.start(torch.device("cuda" if is_cuda else "cpu"))
         try:
-            arguments = prepare(settings)
-            settings = config.refuse_unused(settings)
+            torch.manual_seed(settings.argument("train", "seed").value)
+            arguments = settings.build("train")
             refuse_another_run(run_dir, settings)
             with alone_in(run_dir):
                 if distributed.rank() == 0:
-                    provenance.write(run_dir, settings)
+                    provenance.write(run_dir, settings, self.command)
                 distributed.wait()
                 return train(run_dir=run_dir, **arguments)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{settings.places(str(error))}") from error
         finally:
             distributed.stop()
 
 
-def prepare(settings: Config) -> dict[str, Any]:
-    """Everything that `train` asks for, built and checked: first the shapes on meta tensors, then in earnest.
+def ready(files: list[str], bindings: list[str]) -> Config:
+    """A configuration of a training run in which nothing is wrong or open.
 
     Raises:
-        ConfigError: a value is refused, shapes do not fit, a required value is open or a binding is unused.
+        ConfigError: with every problem that can be found before a step is taken.
     """
-    preflight.required(settings)
-    preflight.one_step(settings)
-    seed = config.value(settings, "train", "seed", 0)
-    torch.manual_seed(seed)
-    arguments: dict[str, Any] = config.build(settings, "train")
-    config.refuse_unused(settings)
-    return arguments
+    settings, problems = config.examine(files, bindings)
+    if settings.has("train"):
+        problems += preflight.contradictions(settings)
+    elif not problems:
+        raise ConfigError(f"{' '.join(files)} binds nothing of `train`; a method's file has `train.method = @Method()`")
+    config.refuse([*problems, *settings.left_open()])
+    return settings
 
 
 @contextlib.contextmanager
@@ -97,15 +96,14 @@ def refuse_another_run(run_dir: Path, settings: Config) -> None:
     Raises:
         ConfigError: with the lines that differ.
     """
-    kept = run_dir / "config.gin"
+    kept = run_dir / "operative.gin"
     if not checkpoint.steps(run_dir):
         return
     if not kept.is_file():
         raise ConfigError(f"{run_dir} holds checkpoints, but {kept.name} is gone; give another --out")
-    before, now = kept.read_text(), settings.text
-    if sorted(config.essence(before)) != sorted(config.essence(now)):
-        difference = "\n".join(config.difference(before, now))
+    differing = config.difference(kept.read_text(), settings.operative)
+    if differing:
         raise ConfigError(
-            f"{run_dir} holds a run with other settings (- there, + now):\n{difference}\n"
-            f"  give another --out, or repeat the settings to go on with that run"
+            f"{run_dir} holds a run with other settings (- there, + now):\n" + "\n".join(differing) + "\n"
+            "  give another --out, or repeat the settings to go on with that run"
         )

@@ -1,0 +1,90 @@
+"""The objects that a tree describes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sslkit.config.source import Binding, Problem
+from sslkit.config.tree import Missing, Node, Uncalled
+from sslkit.errors import ConfigError
+
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    LookupError,
+    OSError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
+
+
+class Builder:
+    """Builds values; an object that several places share is built once by each builder.
+
+    What components refuse is collected in `problems`, so that one mistake does not hide the next.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._shared: dict[int, Any] = {}
+
+    def value(self, value: Any, asked_by: Binding | None = None) -> Any:
+        """The value with its objects built; `FAILED` stands for those that refused."""
+        if isinstance(value, Node):
+            return self._node(value, asked_by)
+        if isinstance(value, Missing | Uncalled):
+            return FAILED
+        if isinstance(value, Mapping):
+            built: Any = {k: self.value(v, asked_by) for k, v in value.items()}
+            return FAILED if any(v is FAILED for v in built.values()) else built
+        if isinstance(value, (list, tuple)):
+            built = type(value)(self.value(v, asked_by) for v in value)
+            return FAILED if any(v is FAILED for v in built) else built
+        return value
+
+    def arguments(self, node: Node) -> Any:
+        """What a node is called with."""
+        built = {name: self.value(each.value, each.origin) for name, each in node.arguments.items()}
+        return FAILED if any(value is FAILED for value in built.values()) else built
+
+    def _node(self, node: Node, asked_by: Binding | None) -> Any:
+        if id(node) in self._shared:
+            return self._shared[id(node)]
+        arguments = self.arguments(node)
+        made = FAILED
+        if arguments is not FAILED:
+            try:
+                made = node.known.thing(**arguments)
+            except ConfigError:
+                raise
+            except _REFUSALS as error:
+                self.problems.append(_refused(node, error, asked_by))
+        if node.shared_as is not None:
+            self._shared[id(node)] = made
+        return made
+
+
+FAILED = object()
+
+
+def named(message: str) -> set[str]:
+    """The parameters that a message speaks of as `name=`."""
+    return set(re.findall(r"\b(\w+)=", message))
+
+
+def _refused(node: Node, error: Exception, asked_by: Binding | None) -> Problem:
+    """What a component says of its arguments, with the bindings that it speaks of."""
+    reason = str(error).strip() or type(error).__name__
+    spoken_of = [a.origin for name, a in node.arguments.items() if a.origin and name in named(reason)]
+    origins = spoken_of or ([asked_by] if asked_by else [])
+    others = "".join(f"\n  {b.place}: {b} = {b.value!r}" for b in origins[1:])
+    first = f"{origins[0]} = {origins[0].value!r}: " if origins else ""
+    return Problem(
+        origins[0].place if origins else None,
+        str(origins[0]) if origins else "",
+        f"{first}{node.known.name} refuses: {reason}{others}",
+    )

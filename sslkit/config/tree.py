@@ -1,0 +1,323 @@
+"""Bindings to the tree of objects that they describe, by gin's rules, without building any.
+
+A reference `@a/X()` is built in the scope `a`, or, without a scope of its own, in that of the object around it. In the
+scope `a/b` the bindings of X, then `a/X`, then `a/b/X` hold, the later over the earlier. A macro is evaluated wherever it
+is used, in the scope of its name. These are gin's rules, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin
+
+from sslkit.config.source import REQUIRED, Binding, Macro, Problem, Reference, walk
+from sslkit.parameters import Parameter, misfit
+from sslkit.registry import Known, everything, matching
+
+
+class Missing:
+    """Stands where there is no value."""
+
+    promised: type | None = None
+
+    def __repr__(self) -> str:
+        return f"%{REQUIRED}"
+
+
+OPEN = Missing()  # somebody still has to give it
+BROKEN = Missing()  # what was given is a problem already reported
+SINGLETON = "singleton"  # gin's own name for an object that several places share
+
+
+@dataclass(frozen=True, eq=False)
+class Argument:
+    """The value of one parameter and the binding it is from; None is the default."""
+
+    value: Any
+    origin: Binding | None = None
+
+
+@dataclass(eq=False)
+class Node:
+    """An object that will be built: what of, in which scope, with which arguments."""
+
+    known: Known
+    scope: str
+    shared_as: str | None = None  # scope of the singleton that it is
+    arguments: dict[str, Argument] = field(default_factory=dict)
+
+    @property
+    def promised(self) -> type | None:
+        return self.known.thing if inspect.isclass(self.known.thing) else None
+
+    @property
+    def name(self) -> str:
+        return f"{self.scope}/{self.known.name}" if self.scope else self.known.name
+
+    def __repr__(self) -> str:
+        return f"@{self.name}()"
+
+
+@dataclass(frozen=True, eq=False)
+class Uncalled:
+    """A class or function that is named but not called."""
+
+    node: Node
+
+    def __repr__(self) -> str:
+        return repr(self.node).removesuffix("()")
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """What a configuration describes: the arguments of each entry that it binds, and what its bindings came to."""
+
+    entries: Mapping[str, Node]
+    used: tuple[Binding, ...] = ()
+    unused: tuple[Binding, ...] = ()  # neither used nor settings of parts that another binding replaced
+    problems: tuple[Problem, ...] = ()
+
+    def nodes(self) -> Iterator[Node]:
+        """Every object once, from the outside in."""
+        seen: set[int] = set()
+        for entry in self.entries.values():
+            yield from _nodes(entry, seen)
+
+    def open_values(self) -> list[tuple[Node, Parameter, Binding | None]]:
+        """Values that are left open, with the binding that says so."""
+        return [
+            (node, node.known.parameters[name], argument.origin)
+            for node in self.nodes()
+            for name, argument in node.arguments.items()
+            if any(part is OPEN for part in parts(argument.value))
+        ]
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """The value and everything in its containers."""
+    yield value
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from parts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from parts(item)
+
+
+def _nodes(node: Node, seen: set[int]) -> Iterator[Node]:
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    yield node
+    for argument in node.arguments.values():
+        for part in parts(argument.value):
+            if isinstance(part, Node):
+                yield from _nodes(part, seen)
+
+
+def resolve(bindings: Sequence[Binding], lost: Sequence[Binding] = ()) -> Tree:
+    """The tree that these bindings describe; they name things that exist.
+
+    Args:
+        lost: bindings left out because something is wrong with them; what follows from that alone is not reported.
+    """
+    work = _Resolver(bindings, lost)
+    bound = {known.name for b in bindings if not b.is_macro for known in matching(b.selector)[:1]}
+    entries = {
+        known.name: work.node(known, "") for known in everything() if known.kind == "entry" and known.name in bound
+    }
+    work.excuse()
+    possible = _possible([p.hint for _, p, _ in Tree(entries).open_values()] + [h for b in lost for h in _hints(b)])
+    unused = [b for b in bindings if id(b) not in work.used | work.excused]
+    return Tree(
+        entries,
+        used=tuple(b for b in bindings if id(b) in work.used),
+        unused=tuple(b for b in unused if b.is_macro or matching(b.selector)[0].name not in possible),
+        problems=tuple(work.problems),
+    )
+
+
+class _Resolver:
+    def __init__(self, bindings: Sequence[Binding], lost: Sequence[Binding]):
+        self.lost = {(known.name, b.parameter) for b in lost for known in matching(b.selector)[:1]}
+        self.problems: list[Problem] = []
+        self.table: dict[tuple[str, str], dict[str, list[Binding]]] = {}  # by scope and name: all, the last one holds
+        self.macros: dict[str, list[Binding]] = {}
+        for b in bindings:
+            if b.is_macro:
+                self.macros.setdefault(str(b), []).append(b)
+            else:
+                key = (b.scope, matching(b.selector)[0].name)
+                self.table.setdefault(key, {}).setdefault(b.parameter, []).append(b)
+        self.used: set[int] = set()
+        asked = {part.name for b in lost for part in walk(b.value) if isinstance(part, Macro)}
+        self.excused = {id(b) for name in asked for b in self.macros.get(name, [])}
+        self.is_real = True  # False while the settings of replaced parts are looked for
+        self.replaced: list[tuple[Binding, str]] = []
+        self.open_calls: list[tuple[str, str]] = []
+        self.shared: dict[str, Any] = {}
+
+    def node(self, known: Known, scope: str) -> Node:
+        """An object with its arguments, those left out by their defaults."""
+        node = Node(known, scope)
+        key = (scope, known.name)
+        self.open_calls.append(key)
+        winners = self._winners(known, scope)
+        for name, parameter in known.parameters.items():
+            winner = winners.get(name)
+            if winner is not None:
+                value = self.value(winner.value, scope, winner)
+                wrong = misfit(value, parameter.hint)  # of what a helper made; the rest has been looked at before
+                value = self._refuse(winner, f"{value!r} {wrong}") if wrong else value
+                node.arguments[name] = Argument(value, winner)
+            elif parameter.is_required:
+                node.arguments[name] = Argument(BROKEN if (known.name, name) in self.lost else OPEN)
+            else:
+                node.arguments[name] = Argument(parameter.default)
+        self.open_calls.pop()
+        return node
+
+    def _winners(self, known: Known, scope: str) -> dict[str, Binding]:
+        steps = scope.split("/") if scope else []
+        winners: dict[str, Binding] = {}
+        for n in range(len(steps) + 1):
+            for name, given in self.table.get(("/".join(steps[:n]), known.name), {}).items():
+                stated = [b for b in given if b.value != Macro(REQUIRED)]  # the others ask for a value
+                self.excused |= {id(b) for b in given}
+                given = stated or ([] if name in winners else given)
+                for binding in given:
+                    if name in winners:
+                        self.replaced.append((winners[name], scope))
+                    winners[name] = binding
+                for last in given[-1:]:
+                    self._mark(last)
+        return winners
+
+    def _mark(self, binding: Binding) -> None:
+        (self.used if self.is_real else self.excused).add(id(binding))
+
+    def value(self, written: Any, scope: str, origin: Binding) -> Any:
+        """What stands for a value as written: containers of plain values and nodes."""
+        if isinstance(written, Macro):
+            return self._macro(written, origin)
+        if isinstance(written, Reference):
+            return self._reference(written, scope, origin)
+        if isinstance(written, Mapping):
+            return {k: self.value(v, scope, origin) for k, v in written.items()}
+        if isinstance(written, (list, tuple)):
+            return type(written)(self.value(v, scope, origin) for v in written)
+        return written
+
+    def _macro(self, macro: Macro, origin: Binding) -> Any:
+        given = self.macros.get(macro.name, [])
+        stated = [b for b in given if b.value != Macro(REQUIRED)] or given
+        for binding in given:
+            (self.used if self.is_real and binding in stated[-1:] else self.excused).add(id(binding))
+        if macro.name == REQUIRED or not stated or stated[-1].value == Macro(REQUIRED):
+            return OPEN
+        key = ("%", macro.name)
+        if key in self.open_calls:
+            return self._refuse(origin, f"%{macro.name} is defined by itself")
+        for earlier in stated[:-1]:
+            self.replaced.append((earlier, macro.name))
+        self.open_calls.append(key)
+        value = self.value(stated[-1].value, macro.name, stated[-1])
+        self.open_calls.pop()
+        return value
+
+    def _reference(self, reference: Reference, scope: str, origin: Binding) -> Any:
+        known = matching(reference.name)[0]
+        inner = reference.scope or scope
+        if (inner, known.name) in self.open_calls:
+            return self._refuse(origin, f"{reference!r} would be built inside itself, without end")
+        if known.name == SINGLETON:
+            return self._singleton(known, inner, origin)
+        node = self.node(known, inner)
+        if not reference.is_call:
+            return Uncalled(node)
+        return self._help(node, origin) if known.kind == "helper" else node
+
+    def _help(self, node: Node, origin: Binding) -> Any:
+        values = {name: argument.value for name, argument in node.arguments.items()}
+        for name, value in values.items():
+            if value is OPEN:
+                return self._refuse(origin, f"{node!r} needs a value for {name!r}", f"add `{node.name}.{name} = ...`")
+            if isinstance(value, Missing) or misfit(value, node.known.parameters[name].hint):
+                return BROKEN  # reported where it was set
+        try:
+            return node.known.thing(**values)
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+            asked = next((a.origin for a in node.arguments.values() if a.origin), origin)
+            return self._refuse(asked, str(error))
+
+    def _singleton(self, known: Known, scope: str, origin: Binding) -> Any:
+        if scope not in self.shared or not self.is_real:
+            asked = self.node(known, scope).arguments["constructor"].value
+            if not isinstance(asked, Uncalled):
+                return self._refuse(
+                    origin,
+                    f"@{scope}/{SINGLETON}() needs a constructor, not {asked!r}",
+                    f"add `{scope}/{SINGLETON}.constructor = @role.Name` (without parentheses)",
+                )
+            asked.node.shared_as = scope
+            if not self.is_real:
+                return asked.node
+            self.shared[scope] = asked.node
+        return self.shared[scope]
+
+    def _refuse(self, origin: Binding, wrong: str, hint: str = "") -> Missing:
+        if self.is_real:
+            said = f"{origin} = {origin.value!r}: {wrong}"
+            self.problems.append(Problem(origin.place, str(origin), said, hint))
+        return BROKEN
+
+    def excuse(self) -> None:
+        """Find the settings that only parts would use which another binding replaced."""
+        self.is_real = False
+        done: set[tuple[int, str]] = set()
+        while self.replaced:
+            binding, scope = self.replaced.pop()
+            if (id(binding), scope) in done:
+                continue
+            done.add((id(binding), scope))
+            self.excused.add(id(binding))
+            self.value(binding.value, scope, binding)
+
+
+def _hints(lost: Binding) -> list[Any]:
+    """Types of what a wrong binding may have been meant to bring."""
+    for known in matching(lost.selector)[:1]:
+        if lost.parameter in known.parameters:
+            return [known.parameters[lost.parameter].hint]
+    named = [part.name for part in walk(lost.value) if isinstance(part, Reference)]
+    return [known.thing for name in named for known in matching(name)[:1]]
+
+
+def _possible(hints: Sequence[Any]) -> set[str]:
+    """Names of all that may be built inside values of these types."""
+    found: set[str] = set()
+    asked = list(hints)
+    while asked:
+        hint = asked.pop()
+        if get_origin(hint) is not None:
+            asked += [arg for arg in get_args(hint) if get_origin(arg) is not None or inspect.isclass(arg)]
+            continue
+        for known in everything():
+            is_part = known.kind in ("component", "joint") and known.name not in found
+            if is_part and hint not in (int, float, str, bool) and misfit(_Stand(known.thing), hint) is None:
+                found.add(known.name)
+                asked += [parameter.hint for parameter in known.parameters.values()]
+    return found
+
+
+@dataclass(frozen=True)
+class _Stand:
+    """Some object of a class."""
+
+    thing: Callable[..., Any]
+
+    @property
+    def promised(self) -> type | None:
+        return self.thing if inspect.isclass(self.thing) else None
