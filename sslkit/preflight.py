@@ -162,8 +162,13 @@ def _problem(argument: Argument, wrong: str, hint: str = "") -> Problem:
 
 
 def _speaking_of(settings: Config, error: Exception) -> Problem:
-    """An error as a problem, with the places of what it speaks of."""
-    return Problem(None, "", f"{error}{settings.places(str(error))}")
+    """An error as a problem, with the bindings that it speaks of."""
+    bindings = settings.spoken_of(str(error))
+    if not bindings:
+        return Problem(None, "", str(error))
+    first, *others = bindings
+    rest = "".join(f"\n  {b.place}: {b} = {b.value!r}" for b in others)
+    return Problem(first.place, str(first), f"{first} = {first.value!r}: {error}{rest}")
 
 
 def _one_of(word: str, known: list[str]) -> str:

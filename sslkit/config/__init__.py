@@ -76,14 +76,19 @@ class Config:
         """Values that somebody still has to give."""
         return [_open(node, parameter.name, origin) for node, parameter, origin in self.tree.open_values()]
 
+    def spoken_of(self, message: str) -> list[Binding]:
+        """The bindings that a message speaks of by `parameter=`, the latest first."""
+        found = {
+            id(argument.origin)
+            for node in self.tree.nodes()
+            for name, argument in node.arguments.items()
+            if argument.origin and name in named(message)
+        }
+        return [binding for binding in reversed(self.bindings) if id(binding) in found]
+
     def places(self, message: str) -> str:
-        """The bindings that a message speaks of by `parameter=`, for its end."""
-        spoken_of: dict[int, Binding] = {}
-        for node in self.tree.nodes():
-            for name, argument in node.arguments.items():
-                if argument.origin and name in named(message):
-                    spoken_of[id(argument.origin)] = argument.origin
-        return "".join(f"\n  {b.place}: {b} = {b.value!r}" for b in spoken_of.values())
+        """The same, for the end of the message."""
+        return "".join(f"\n  {b.place}: {b} = {b.value!r}" for b in self.spoken_of(message))
 
 
 def examine(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
