@@ -1,4 +1,7 @@
-"""The command line: `sslkit launch | evaluate | export | picture`."""
+"""The command line: `sslkit check | describe | list | new | launch | evaluate | picture | export`.
+
+Heavy imports stand inside the commands, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,20 @@ from typing import Any
 
 import click
 
-from sslkit import distributed
 from sslkit.errors import CheckpointError, ConfigError, NotFinite
+
+DIRECTORY = click.Path(path_type=Path)
+FILES = click.option(
+    "--gin", "--gin_file", "files", multiple=True, metavar="FILE", help="A gin file; several are joined in their order."
+)
+BINDINGS = click.option(
+    "--set",
+    "--gin_bindings",
+    "bindings",
+    multiple=True,
+    metavar="'A.b = 1'",
+    help="A binding on top of the files; may be repeated.",
+)
 
 
 class _Commands(click.Group):
@@ -22,18 +37,19 @@ class _Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         return quietly(lambda: super(_Commands, self).invoke(context), context.params.get("traceback", False))
 
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of a run, not of the alphabet
+
 
 def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     """Run a command; its known failures become one message and an exit code."""
-    from sslkit.datasets.image_folder import UnreadableImagesError
-
     logging.basicConfig(format="sslkit: %(message)s", level=logging.WARNING)
     try:
         return call()
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
         sys.exit(130)
-    except (ConfigError, CheckpointError, NotFinite, UnreadableImagesError, ValueError, OSError) as error:
+    except (ConfigError, CheckpointError, NotFinite, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
         else:
@@ -48,67 +64,125 @@ def _reason(error: Exception) -> str:
     return str(error).rpartition(f"{type(error).__name__}: ")[2]
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--traceback", is_flag=True, help="Show where in the code an error arose.")
+@click.version_option(package_name="sslkit")
 def main(traceback: bool) -> None:
     """Compose self-supervised objectives, train them, and see what they learnt."""
 
 
 @main.command()
-@click.option("--gin", "files", multiple=True, required=True, metavar="FILE", help="A gin file; may be repeated.")
-@click.option(
-    "--set", "bindings", multiple=True, metavar="'A.b = 1'", help="A binding on top of the files; may be repeated."
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Train on this folder of images instead of the file's data."
-)
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory; runs/NAME of the gin file if left out.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--data", type=DIRECTORY, help="The folder that `launch` or `evaluate` would be given.")
+@BINDINGS
+@click.option("--json", "as_json", is_flag=True, help="Print a list of records for tools.")
+def check(files: tuple[str, ...], data: Path | None, bindings: tuple[str, ...], as_json: bool) -> None:
+    """Look for everything that is wrong with gin files, each on its own; exit code 2 if anything is."""
+    from sslkit import checking
+
+    reports = [checking.report(file, data, list(bindings)) for file in files]
+    if as_json:
+        click.echo(json.dumps([record for report in reports for record in report.records()], indent=2))
+    else:
+        for report in reports:
+            click.echo(str(report))
+    sys.exit(2 if any(report.problems for report in reports) else 0)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--data", type=DIRECTORY, help="The folder of images that `launch` would be given.")
+@BINDINGS
+@click.option("--markdown", is_flag=True, help="Nested lists instead of a drawn tree.")
+@click.option("--picture", type=DIRECTORY, metavar="FILE.svg", help="Draw the flow of data into this file.")
+def describe(
+    files: tuple[str, ...], data: Path | None, bindings: tuple[str, ...], markdown: bool, picture: Path | None
+) -> None:
+    """Show the method that gin files describe: every part and value, where it is set, and what it takes."""
+    from sslkit import checking
+
+    click.echo(checking.description(list(files), data, list(bindings), markdown, picture), nl=False)
+
+
+@main.command("list")
+@click.argument("what", required=False, metavar="[ROLE | NAME]")
+def list_(what: str | None) -> None:
+    """List the components of all roles, or of one with their parameters, types, ranges, defaults and sources."""
+    import sslkit.components  # noqa: F401  fills the registry
+    from sslkit import catalogue
+    from sslkit.registry import load_plugins
+
+    load_plugins()
+    click.echo(catalogue.overview() if what is None else catalogue.details(what), nl=what is not None)
+
+
+@main.command()
+@click.argument("role")
+@click.argument("name")
+@click.option("--out", type=DIRECTORY, help="Folder to write; the name in small letters if left out.")
+def new(role: str, name: str, out: Path | None) -> None:
+    """Write a package with a new component that works, its test and an example: `sslkit new clusterer Voronoi`."""
+    import sslkit.components  # noqa: F401  fills the registry
+    from sslkit import stub
+
+    for path in stub.write(role, name, out if out is not None else Path(name.lower())):
+        click.echo(path)
+
+
+@main.command()
+@FILES
+@BINDINGS
+@click.option("--from", "run", type=DIRECTORY, metavar="RUN", help="Repeat a run: its files and bindings, anew.")
+@click.option("--data", type=DIRECTORY, help="Train on this folder of images instead of the file's data.")
+@click.option("--out", type=DIRECTORY, help="Run directory; runs/NAME of the gin file if left out.")
 @click.option("--steps", type=click.IntRange(min=1), help="Length of the run in optimiser steps.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of the run in epochs.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Seed of every random draw.")
 @click.option("--device", help="cpu, cuda, cuda:1, ...; an accelerator if there is one.")
+@click.option("--dry-run", is_flag=True, help="Check, describe, take steps on one batch, estimate; write nothing.")
+@click.option(
+    "--sweep",
+    "axes",
+    multiple=True,
+    metavar="'A.b = 1, 2'",
+    help="Run every value, one run directory each; several make a grid. Ends in a table and a plot.",
+)
 def launch(
     files: tuple[str, ...],
     bindings: tuple[str, ...],
+    run: Path | None,
     data: Path | None,
     out: Path | None,
     steps: int | None,
     epochs: int | None,
     seed: int | None,
     device: str | None,
+    dry_run: bool,
+    axes: tuple[str, ...],
 ) -> None:
     """Train a method. The same command on the same directory goes on where the run stopped."""
-    from sslkit.launch.job import Job
+    from sslkit.launch import options
 
-    if steps is not None and epochs is not None:
-        raise ConfigError(f"--steps {steps} and --epochs {epochs}: give the length of the run in one of the two")
-    names = [binding.partition("=")[0].strip() for binding in bindings]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"--set gives {name} {names.count(name)} times: give it once")
-    added: list[str] = []
-    if data is not None:
-        if not data.is_dir():
-            raise ConfigError(f"--data {data}: there is no such folder (looked at {data.absolute()})")
-        added += ["train.data = @datasets.ImageFolder()", f"datasets.ImageFolder.root = {str(data.absolute())!r}"]
-        added += ["train.evaluations = None"]
-    if steps is not None:
-        added += [f"train.n_steps = {steps}", "train.n_epochs = None"]
-    if epochs is not None:
-        added += [f"train.n_epochs = {epochs}", "train.n_steps = None"]
-    added += [] if seed is None else [f"train.seed = {seed}"]
-    added += [] if device is None else [f"train.device = {device!r}"]
-    added += bindings
-    run_dir = out if out is not None else Path("runs") / Path(files[-1]).stem
-    Job(list(files), added, str(run_dir))()
-    if distributed.is_main():
-        click.echo(f"done: {run_dir} holds checkpoints, metrics and pictures; `sslkit --help` says what to do with it")
+    given = options.bindings(data=data, steps=steps, epochs=epochs, seed=seed, device=device)
+    asked = options.Asked(list(files), [*given, *bindings], out, run, ["sslkit", *sys.argv[1:]])
+    if dry_run and axes:
+        raise ConfigError("--dry-run looks at one run: leave --sweep out")
+    if dry_run:
+        from sslkit.rehearsal import rehearse
+
+        click.echo(rehearse(asked.files, asked.bindings))
+    elif axes:
+        from sslkit.sweep import sweep
+
+        sys.exit(sweep(asked, list(axes)))
+    else:
+        asked.run()
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=DIRECTORY)
 @click.option("--protocol", required=True, metavar="FILE", help="A gin file that binds evaluation.protocol.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the protocol's data set.")
+@click.option("--data", type=DIRECTORY, help="Folder of the protocol's data set.")
 @click.option("--set", "bindings", multiple=True, metavar="'A.b = 1'", help="A binding on top of the protocol's file.")
 def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, ...]) -> None:
     """Evaluate the teacher's backbone of a run; the last line printed is one JSON record."""
@@ -118,22 +192,22 @@ def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, .
 
 
 @main.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--to", "layout", type=click.Choice(["timm"]), required=True, help="Layout of the exported weights.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write to.")
-def export(run: Path, layout: str, out: Path) -> None:
-    """Write the teacher's backbone of a run for `timm.create_model("local-dir:OUT")`."""
-    from sslkit.runs import export_run
-
-    loading = export_run(run, out)
-    click.echo(f"wrote {out}/model.safetensors and config.json; load with\n  {loading}")
-
-
-@main.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=DIRECTORY)
 def picture(run: Path) -> None:
     """Draw clusters, matches, features and curves of a run into RUN/pictures."""
     from sslkit.runs import picture_run
 
     for path in picture_run(run):
         click.echo(path)
+
+
+@main.command()
+@click.argument("run", type=DIRECTORY)
+@click.option("--to", "layout", type=click.Choice(["timm"]), required=True, help="Layout of the exported weights.")
+@click.option("--out", type=DIRECTORY, required=True, help="Folder to write to.")
+def export(run: Path, layout: str, out: Path) -> None:
+    """Write the teacher's backbone of a run for `timm.create_model("local-dir:OUT")`."""
+    from sslkit.runs import export_run
+
+    loading = export_run(run, out)
+    click.echo(f"wrote {out}/model.safetensors and config.json; load with\n  {loading}")

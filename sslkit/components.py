@@ -5,6 +5,7 @@ import sslkit.augmenters
 import sslkit.backbones
 import sslkit.centerings
 import sslkit.clusterers
+import sslkit.config.helpers
 import sslkit.datasets
 import sslkit.evaluate
 import sslkit.heads

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 import sslkit
-from sslkit import distributed
+from sslkit import distributed, log
 from sslkit.config import Config
 from sslkit.config.source import PACKAGE
 from sslkit.loader import processors
@@ -37,6 +38,23 @@ def write(run_dir: Path, settings: Config, command: list[str]) -> None:
     difference = _git("diff", "HEAD")
     if difference:
         _put(run_dir / "code.diff", difference + "\n")
+
+
+def write_results(run_dir: Path, results: Mapping[str, float]) -> None:
+    """Write `results.json`, which says that a run is finished and with what: its last loss and all evaluations."""
+    last = {"loss/total": r["loss/total"] for r in log.read(run_dir / "metrics.jsonl") if "loss/total" in r}
+    _put(run_dir / "results.json", json.dumps({**last, **results}, indent=2) + "\n")
+
+
+def code_has_changed(run_dir: Path) -> str:
+    """How the code of a run's last start differs from this; empty if it does not."""
+    starts = starts_of(run_dir)
+    if not starts:
+        return "it is not known with which code that run was made"
+    before, now = starts[-1], environment()
+    differing = [name for name in ("sslkit", "commit", "changed_files") if before.get(name) != now[name]]
+    differing += [name for name, v in now["packages"].items() if before.get("packages", {}).get(name) != v]
+    return "" if not differing else f"not the same as in that run: {', '.join(differing)}"
 
 
 def starts_of(run_dir: Path) -> list[dict[str, Any]]:

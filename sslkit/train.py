@@ -84,7 +84,7 @@ def train(
     _refuse_less_than_one(
         locals(), "batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep", "n_steps", "n_epochs"
     )
-    where = _device(device)
+    where = device_of(device)
     length = plan(
         method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps
     )
@@ -241,7 +241,7 @@ def _restore(
     return step, state["results"]
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     """The device that is asked for.
 
     Raises:

@@ -30,6 +30,7 @@ from sslkit.registry import did_you_mean, load_plugins, matching
 class Config:
     """A configuration that has been read: what it binds and the tree that this describes."""
 
+    files: tuple[str, ...]
     bindings: tuple[Binding, ...]
     tree: Tree
 
@@ -106,7 +107,7 @@ def examine(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config,
     problems += [_unused(binding, good) for binding in tree.unused] if tree.entries else []
     if not tree.entries and not problems:
         problems.append(Problem(None, "", f"{' '.join(files)} binds nothing of `train` or `evaluation`, so nothing runs"))
-    return Config(tuple(written), tree), problems
+    return Config(tuple(files), tuple(written), tree), problems
 
 
 def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Config:

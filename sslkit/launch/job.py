@@ -47,7 +47,10 @@ class Job:
                 if distributed.rank() == 0:
                     provenance.write(run_dir, settings, self.command)
                 distributed.wait()
-                return train(run_dir=run_dir, **arguments)
+                results = train(run_dir=run_dir, **arguments)
+                if distributed.rank() == 0:
+                    provenance.write_results(run_dir, results)
+                return results
         except ConfigError as error:
             raise ConfigError(f"{error}{settings.places(str(error))}") from error
         finally:

@@ -1,0 +1,105 @@
+"""What the options of `launch` stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sslkit.errors import ConfigError
+
+
+def bindings(
+    *,
+    data: Path | None = None,
+    steps: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+) -> list[str]:
+    """Options as bindings; what stands behind the sign says in messages which option one is from.
+
+    Raises:
+        ConfigError: options contradict each other, or there is no such folder.
+    """
+    if steps is not None and epochs is not None:
+        raise ConfigError(f"--steps {steps} and --epochs {epochs}: give the length of the run in one of the two")
+    added = on_images(data)
+    if steps is not None:
+        added += [f"train.n_steps = {steps}  # --steps {steps}", f"train.n_epochs = None  # --steps {steps}"]
+    if epochs is not None:
+        added += [f"train.n_epochs = {epochs}  # --epochs {epochs}", f"train.n_steps = None  # --epochs {epochs}"]
+    added += [] if seed is None else [f"train.seed = {seed}  # --seed {seed}"]
+    return added + ([] if device is None else [f"train.device = {device!r}  # --device {device}"])
+
+
+def on_images(data: Path | None) -> list[str]:
+    """Training on a folder of images in place of a file's own data, without the evaluations meant for these."""
+    if data is None:
+        return []
+    refuse_no_folder(data)
+    option = f"--data {data}"
+    return [
+        f"train.data = @datasets.ImageFolder()  # {option}",
+        f"datasets.ImageFolder.root = {str(data.absolute())!r}  # {option}",
+        f"train.evaluations = None  # {option}",
+    ]
+
+
+def refuse_no_folder(data: Path) -> None:
+    """Refuse a folder that is not there.
+
+    Raises:
+        ConfigError: naming where it was looked for.
+    """
+    if not data.is_dir():
+        raise ConfigError(f"--data {data}: there is no such folder (looked at {data.absolute()})")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One `launch` as typed."""
+
+    given: list[str]
+    bindings: list[str]
+    out: Path | None
+    repeated: Path | None  # the run to repeat
+    command: list[str]
+
+    @property
+    def files(self) -> list[str]:
+        """The gin files, or what the run to repeat kept of its own.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.repeated is None:
+            if not self.given:
+                raise ConfigError("give a gin file (--gin FILE) or a run to repeat (--from RUN)")
+            return self.given
+        kept = self.repeated / "config.gin"
+        if not kept.is_file():
+            raise ConfigError(f"--from {self.repeated} is not a run directory: there is no {kept.absolute()}")
+        return [str(kept), *self.given]
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the results go."""
+        if self.out is not None:
+            return self.out
+        if self.repeated is not None:
+            return self.repeated.with_name(f"{self.repeated.name}_again")
+        return Path("runs") / Path(self.files[-1]).stem
+
+    def run(self) -> None:
+        """Train here."""
+        import click
+
+        from sslkit import distributed, provenance
+        from sslkit.launch.job import Job
+
+        changed = provenance.code_has_changed(self.repeated) if self.repeated is not None else ""
+        if changed and distributed.is_main():
+            click.echo(f"--from {self.repeated}: {changed}", err=True)
+        Job(self.files, self.bindings, str(self.run_dir), self.command)()
+        if distributed.is_main():
+            click.echo(f"done: {self.run_dir} holds checkpoints, metrics and pictures")

@@ -1,0 +1,105 @@
+"""A run before the run: steps on one batch, and what the whole will take."""
+
+from __future__ import annotations
+
+import resource
+import time as clock
+from typing import Any
+
+import torch
+
+from sslkit import draws
+from sslkit.augmenters import Crops
+from sslkit.launch.job import ready
+from sslkit.loader import Images, Views
+from sslkit.method import Method
+from sslkit.optimizer import Optimizer
+from sslkit.precision import autocast
+from sslkit.schedules import Time
+from sslkit.train import device_of, plan
+
+N_STEPS = 3  # the first one warms up, the others are timed
+
+
+def rehearse(files: list[str], bindings: list[str]) -> str:
+    """Check, describe, and take a few whole steps on one batch with every term on; nothing is written.
+
+    Raises:
+        ConfigError: something is wrong with the configuration.
+    """
+    from sslkit import describe
+
+    settings = ready(files, bindings)
+    torch.manual_seed(settings.argument("train", "seed").value)
+    return "\n".join([describe.as_text(settings), *_steps(**settings.build("train"))])
+
+
+def _steps(
+    *,
+    method: Method,
+    data: Images,
+    augmenter: Crops,
+    optimizer: Optimizer,
+    batch_size: int,
+    accumulate: int,
+    n_epochs: int | None,
+    n_steps: int | None,
+    seed: int,
+    device: str,
+    precision: Any,
+    **_: Any,
+) -> list[str]:
+    length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
+    where = device_of(device)
+    began = clock.monotonic()
+    batch = Views(data, augmenter, seed, augmenter.n_global).__getitems__([(0, i) for i in range(batch_size)]).to(where)
+    loading = clock.monotonic() - began
+    method.to(where).train()
+    optimizer.build(method)
+    cast, scaler = autocast(where, precision)
+    last = Time(length.n_steps - 1, length.n_steps, length.per_epoch, length.step_size)  # by then every term is on
+    method.set_time(last)
+    optimizer.set_time(last)
+    took = []
+    for _step in range(N_STEPS):
+        _wait(where)
+        began = clock.monotonic()
+        torch.manual_seed(draws.step_seed(seed, 0, 0))
+        optimizer.inner.zero_grad(set_to_none=True)
+        with cast:
+            outcome = method(batch)
+        scaler.scale(outcome.total).backward()
+        scaler.unscale_(optimizer.inner)
+        optimizer.clip_gradients()
+        scaler.step(optimizer.inner)
+        scaler.update()
+        method.update([outcome])
+        _wait(where)
+        took.append(clock.monotonic() - began)
+    step = min(took[1:]) * accumulate
+    losses = ", ".join(f"{name} {loss.item():.3f}" for name, loss in outcome.losses.items())
+    return [
+        f"one batch of {batch_size} images on {where}: loss {losses}",
+        f"peak memory: {_peak(where)}",
+        f"a step takes {step:.3g} s, its images {loading * accumulate:.3g} s on one processor before that",
+        f"{length.n_steps} steps of {length.step_size} images ({length.per_epoch} an epoch): "
+        f"about {_spell(length.n_steps * step)} if the images come fast enough, evaluations not counted",
+    ]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the accelerator"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB of this process, libraries included"
+
+
+def _spell(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
