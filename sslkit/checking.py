@@ -56,7 +56,12 @@ def report(file: str, data: Path | None, bindings: list[str]) -> Report:
     asked, forgotten = [], []
     for problem in settings.left_open():
         (asked if is_part or problem.place is not None else forgotten).append(problem)
-    return Report(file, (*problems, *forgotten), tuple(asked))
+    found = dict.fromkeys([*problems, *forgotten])
+    return Report(file, tuple(sorted(found, key=_by_place)), tuple(asked))
+
+
+def _by_place(problem: Problem) -> tuple[str, int]:
+    return (problem.place.file, problem.place.line) if problem.place else ("", 0)
 
 
 def description(

@@ -11,7 +11,7 @@ from PIL import Image
 from sslkit.config import Config
 from sslkit.config.build import FAILED, Builder
 from sslkit.config.source import Problem
-from sslkit.config.tree import Argument, Node
+from sslkit.config.tree import Argument, Missing, Node
 from sslkit.errors import ConfigError
 from sslkit.method import Method
 from sslkit.parameters import range_of
@@ -43,9 +43,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     built = {name: _built(train, name, builder) for name in ("augmenter", "data", "evaluations", "optimizer")}
     with torch.device("meta"):
         method = _built(train, "method", builder)
-    problems: list[Problem] = []
-    if method is not None:
-        problems += [*_heads(train, method), *_searches(train, method)]
+    problems = [*_heads(train), *_searches(train)]
     length = None
     if method is not None and built["data"] is not None:
         length, found = _plan(settings, method, len(built["data"]))
@@ -66,23 +64,32 @@ def _built(train: Node, name: str, builder: Builder) -> Any:
     return None if made is FAILED else made
 
 
-def _terms(train: Node) -> dict[str, Node]:
+def _of_method(train: Node, name: str) -> Any:
+    """A value of the method, not built; None where it is open."""
     method = train.arguments["method"].value
-    terms = method.arguments["terms"].value if isinstance(method, Node) else {}
-    return {name: term for name, term in terms.items() if isinstance(term, Node)}
+    value = method.arguments[name].value if isinstance(method, Node) else None
+    return None if isinstance(value, Missing) else value
 
 
-def _heads(train: Node, method: Method) -> Iterator[Problem]:
-    has = list(method.student.head_of)
-    for term in _terms(train).values():
+def _terms(train: Node) -> list[Node]:
+    return [term for term in (_of_method(train, "terms") or {}).values() if isinstance(term, Node)]
+
+
+def _heads(train: Node) -> Iterator[Problem]:
+    with torch.device("meta"):
+        heads = [Builder().value(head) for head in _of_method(train, "heads") or ()]
+    if not heads or any(head is FAILED for head in heads):
+        return
+    has = [name for head in heads for name in head.names]
+    for term in _terms(train):
         head = term.arguments["head"]
-        if head.value not in has:
+        if isinstance(head.value, str) and head.value not in has:
             yield _problem(head, f"no head has an output {head.value!r}", _one_of(head.value, has))
 
 
-def _searches(train: Node, method: Method) -> Iterator[Problem]:
-    has = list(method.searches)
-    for term in _terms(train).values():
+def _searches(train: Node) -> Iterator[Problem]:
+    has = list(_of_method(train, "searches") or {})
+    for term in _terms(train):
         aligner = term.arguments["aligner"].value
         search = aligner.arguments.get("search") if isinstance(aligner, Node) else None
         if search is not None and isinstance(search.value, str) and search.value not in has:

@@ -45,8 +45,9 @@ class Point:
     @property
     def folder(self) -> str:
         """A name for its run directory that no two points share."""
-        said = "_".join(f"{name.rpartition('.')[2]}={value}" for name, value in self.values.items())
-        return re.sub(r"[^\w.=+-]+", "-", said).strip("-")[:120]
+        plain = {name.rpartition(".")[2]: re.sub(r"['\"@()\[\]{}]", "", value) for name, value in self.values.items()}
+        said = "_".join(f"{name}={value}" for name, value in plain.items())
+        return re.sub(r"[^\w.=+-]+", "-", said)[:120]
 
 
 def axis(text: str) -> Axis:
@@ -57,7 +58,7 @@ def axis(text: str) -> Axis:
     """
     name, sign, values = (part.strip() for part in text.partition("="))
     statements, problems = parse(f"{name} = [{values}]", "--sweep")
-    if not sign or problems or len(statements) != 1 or not values:
+    if not sign or problems or len(statements) != 1 or not values or not name:
         raise ConfigError(f"--sweep '{text}': give a parameter and its values, such as 'clusterers.Sinkhorn.n_clusters = 4, 8'")
     given = tuple(spell(value) for value in statements[0].value)  # type: ignore[union-attr]
     if len(set(given)) < len(given):

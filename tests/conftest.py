@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import gin
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -26,15 +25,8 @@ TINY = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("reference", "folder of the reference arrays, relative to the project", default="")
+    parser.addoption("--write-docs", action="store_true", help="put what commands print now into the docs")
     parser.addoption("--reference", metavar="DIR", help="folder of the reference arrays (default: the ini setting)")
-
-
-@pytest.fixture(autouse=True)
-def no_configuration() -> Iterator[None]:
-    """gin keeps its bindings in the process: every test starts and ends without any."""
-    gin.clear_config()
-    yield
-    gin.clear_config()
 
 
 def command(*words: str, bindings: tuple[str, ...] = ()) -> list[str]:

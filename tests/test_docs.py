@@ -1,11 +1,14 @@
 """What the docs show runs, what they link to exists, and they speak of every component."""
 
 import re
+import shlex
 
 import pytest
+from click.testing import CliRunner
 
-from sslkit import config
-from sslkit.launch.job import prepare
+from sslkit import config, diagram
+from sslkit.cli import main
+from sslkit.launch.job import ready
 from sslkit.registry import ROLES, components
 from tests.conftest import ROOT
 
@@ -16,6 +19,7 @@ PAGES = [
     *sorted((ROOT / "experiments").rglob("*.md")),
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHOWN = re.compile(r"^```console\n\$ (?P<command>.*?)\n(?P<output>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)\s]+)\)")
 
 
@@ -37,7 +41,40 @@ def test_python_in_the_docs_runs(code):
 def test_gin_in_the_docs_builds(text, tmp_path):
     file = tmp_path / "docs.gin"
     file.write_text(text if "gin/cribo.gin" in text or "gin/dino.gin" in text else "include 'gin/cribo.gin'\n" + text)
-    assert prepare(config.load([str(file)]))
+    assert ready([str(file)], []).build("train")
+
+
+def printed(command):
+    """What a command of the docs prints, `| head -n N` understood."""
+    words = shlex.split(command)
+    name, *words = words
+    lines = None
+    if "|" in words:
+        assert words[-3:-1] == ["head", "-n"]
+        lines, words = int(words[-1]), words[: words.index("|")]
+    prefix = {"sslkit": []}[name]
+    done = CliRunner().invoke(main, [*prefix, *words], env={"COLUMNS": "110"}, prog_name="sslkit")
+    shown = [line.rstrip() for line in done.output.splitlines()]
+    return "\n".join([*shown[:lines], *(["..."] if lines is not None and len(shown) > lines else [])]) + "\n"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if SHOWN.search(p.read_text())], ids=lambda p: str(p.relative_to(ROOT)))
+def test_shown_output_is_what_the_command_prints(page, pytestconfig, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = page.read_text()
+    now = SHOWN.sub(lambda m: f"```console\n$ {m['command']}\n{printed(m['command'])}```", text)
+    if pytestconfig.getoption("--write-docs"):
+        page.write_text(now)
+    assert now == page.read_text()  # `pytest tests/test_docs.py --write-docs` renews them
+
+
+def test_the_picture_of_the_flow_is_what_describe_draws(pytestconfig, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    picture = ROOT / "docs" / "cribo_flow.svg"
+    drawn = diagram.draw(config.load(["gin/cribo.gin"]))
+    if pytestconfig.getoption("--write-docs"):
+        picture.write_text(drawn)
+    assert drawn == picture.read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

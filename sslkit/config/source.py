@@ -252,9 +252,9 @@ class _NotThere(SyntaxError):
 
 
 def _chunks(text: str) -> Iterator[tuple[int, str]]:
-    """Stretches that start where a statement can start, at the left margin, each with the lines before it."""
+    """Stretches that start where a statement can start, at the left margin, each with the number of lines before it."""
     lines = text.splitlines()
-    starts = [n for n, line in enumerate(lines) if re.match(r"[^\s#)\]}]", line)]
+    starts = sorted({0, *(n for n, line in enumerate(lines) if re.match(r"[^\s#)\]}]", line))})
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         yield start, "\n".join(lines[start:end]) + "\n"
 
