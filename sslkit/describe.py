@@ -177,7 +177,7 @@ def _objective(settings: Config) -> Iterator[str]:
 def _term(name: str, term: Node) -> str:
     given = {key: argument.value for key, argument in term.arguments.items()}
     weight = given["weight"].known.thing.__name__ if isinstance(given["weight"], Node) else spell(given["weight"])
-    starts = [f"{unit} {given[f'start_{unit}']}" for unit in ("epoch", "step") if given.get(f"start_{unit}")]
+    starts = [f"{unit} {given[f'start_{unit}']}" for unit in ("epoch", "step", "fraction") if given.get(f"start_{unit}")]
     return f"{weight} {name}" + (f" (from {' and '.join(starts)} on)" if starts else "")
 
 

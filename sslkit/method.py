@@ -21,7 +21,7 @@ from sslkit.heads import Head
 from sslkit.losses import Loss
 from sslkit.matchers import Matcher
 from sslkit.memories import Memory
-from sslkit.parameters import Natural, Within
+from sslkit.parameters import Natural, Share, Within
 from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time
 from sslkit.types import Batch, Features, Matches, Outcome, Pairs, Queries, Regions, Rows, Step, View
@@ -131,7 +131,8 @@ class Term(Component):
 
     Args:
         weight: factor of the loss in the objective.
-        start_epoch, start_step: before them the term is 0 and costs nothing.
+        start_epoch, start_step, start_fraction: before the latest of them (the last is a share of the run) the term is 0
+            and costs nothing.
     """
 
     def __init__(
@@ -143,16 +144,21 @@ class Term(Component):
         weight: Scheduled = 1.0,
         start_epoch: Natural = 0,
         start_step: Natural = 0,
+        start_fraction: Share = 0.0,
     ):
         super().__init__()
         self.aligner, self.loss, self.head = aligner, loss, head
-        self.start_epoch, self.start_step = start_epoch, start_step
-        self.is_on = start_epoch == start_step == 0
+        self.start_epoch, self.start_step, self.start_fraction = start_epoch, start_step, start_fraction
+        self.is_on = start_epoch == start_step == start_fraction == 0
         self.schedule("weight", weight)
 
     def set_time(self, time: Time) -> None:
         super().set_time(time)
-        self.is_on = time.epoch >= self.start_epoch and time.step >= self.start_step
+        self.is_on = time.step >= self.first_step(time.n_steps, time.steps_per_epoch)
+
+    def first_step(self, n_steps: int, per_epoch: int) -> int:
+        """The step from which on the term counts, in a run of that length."""
+        return max(self.start_epoch * per_epoch, self.start_step, round(self.start_fraction * n_steps))
 
 
 @joint

@@ -9,8 +9,9 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from sslkit.parameters import Natural, NonNegative
+from sslkit.parameters import Count, Natural, NonNegative, Share
 from sslkit.registry import register
 
 
@@ -50,10 +51,16 @@ def at(value: Scheduled, time: Time) -> float:
     return value(time) if isinstance(value, Schedule) else float(value)
 
 
-def _length(name: str, epochs: float | None, steps: int | None, time: Time) -> int:
-    """Steps in a stretch given in epochs or in steps."""
-    if epochs is not None and steps is not None:
-        raise ValueError(f"{name} is given both in epochs ({epochs}) and in steps ({steps}): give one")
+def _length(
+    name: str, time: Time, *, epochs: float | None = None, steps: int | None = None, fraction: float | None = None
+) -> int:
+    """Steps in a stretch given in epochs, in steps, or as a fraction of the run."""
+    given = {unit: x for unit, x in (("epochs", epochs), ("steps", steps), ("fraction", fraction)) if x is not None}
+    if len(given) > 1:
+        said = ", ".join(f"{name}{unit}={x}" for unit, x in given.items())
+        raise ValueError(f"{said}: give one of them")
+    if fraction is not None:
+        return round(fraction * time.n_steps)
     return steps if steps is not None else round((epochs or 0) * time.steps_per_epoch)
 
 
@@ -79,6 +86,10 @@ class Cosine(Schedule):
 
     The warm-up includes both ends, so `start` is met twice; `end` is approached and met one step after the last.
 
+    Args:
+        warmup_epochs, warmup_steps, warmup_fraction: the length of the warm-up, in one of the three (the last is a share
+            of the run, so it follows `--steps`); none if left out.
+
     Source: DINO (arXiv:2104.14294), `cosine_scheduler`; CrIBo and AdaSim use the same.
 
     Example:
@@ -94,14 +105,15 @@ class Cosine(Schedule):
         *,
         warmup_epochs: NonNegative | None = None,
         warmup_steps: Natural | None = None,
+        warmup_fraction: Share | None = None,
         warmup_start: float = 0.0,
     ):
         self.start, self.end, self.warmup_start = start, end, warmup_start
-        self.warmup_epochs, self.warmup_steps = warmup_epochs, warmup_steps
-        _length("warmup", warmup_epochs, warmup_steps, Time())
+        self.warmup = {"epochs": warmup_epochs, "steps": warmup_steps, "fraction": warmup_fraction}
+        _length("warmup_", Time(), **self.warmup)
 
     def __call__(self, time: Time) -> float:
-        warmup = _length("warmup", self.warmup_epochs, self.warmup_steps, time)
+        warmup = _length("warmup_", time, **self.warmup)
         if time.step < warmup:
             return _ramp(self.warmup_start, self.start, time.step, warmup)
         phase = min(1.0, (time.step - warmup) / max(1, time.n_steps - warmup))
@@ -122,10 +134,31 @@ class ScaledCosine(Cosine):
 
 
 @register("schedules")
-class Linear(Schedule):
-    """A straight line from `start` to `end`, then `end`; over the whole run unless `epochs` or `steps` is given.
+class Scaled(Schedule):
+    """Another schedule, or a number, given per `per` images of a step and scaled to the step's own number of images.
+
+    That is the batch size over all ranks and accumulated batches, so one file suits any number of them.
 
     Args:
+        rule: times their ratio (`"linear"`), or times its square root (`"sqrt"`).
+
+    Source: the linear scaling rule of Goyal et al. (arXiv:1706.02677).
+    """
+
+    def __init__(self, value: Scheduled, *, per: Count = 256, rule: Literal["linear", "sqrt"] = "linear"):
+        self.value, self.per, self.rule = value, per, rule
+
+    def __call__(self, time: Time) -> float:
+        ratio = time.batch_size / self.per
+        return at(self.value, time) * (math.sqrt(ratio) if self.rule == "sqrt" else ratio)
+
+
+@register("schedules")
+class Linear(Schedule):
+    """A straight line from `start` to `end`, then `end`; over the whole run unless its length is given.
+
+    Args:
+        epochs, steps, fraction: the length of the line, in one of the three; the last is a share of the run.
         stepwise: the value changes at the start of an epoch only, both ends included (teacher temperature of DINO).
     """
 
@@ -136,19 +169,23 @@ class Linear(Schedule):
         *,
         epochs: Natural | None = None,
         steps: Natural | None = None,
+        fraction: Share | None = None,
         stepwise: bool = False,
     ):
-        if stepwise and steps is not None:
-            raise ValueError(f"steps={steps} with stepwise=True: a value that changes per epoch is given in epochs")
-        self.start, self.end, self.epochs, self.steps, self.stepwise = start, end, epochs, steps, stepwise
-        _length("the line", epochs, steps, Time())
+        if stepwise and (steps is not None or fraction is not None):
+            raise ValueError(
+                f"stepwise=True with steps={steps}, fraction={fraction}: a value that changes per epoch is given in epochs"
+            )
+        self.start, self.end, self.epochs, self.stepwise = start, end, epochs, stepwise
+        self.length = {"epochs": epochs, "steps": steps, "fraction": fraction}
+        _length("", Time(), **self.length)
 
     def __call__(self, time: Time) -> float:
         if self.stepwise:
             i, n = time.epoch, time.n_epochs if self.epochs is None else self.epochs
         else:
-            given = self.epochs is not None or self.steps is not None
-            i, n = time.step, _length("the line", self.epochs, self.steps, time) if given else time.n_steps
+            is_given = any(x is not None for x in self.length.values())
+            i, n = time.step, _length("", time, **self.length) if is_given else time.n_steps
         return self.end if i >= n else _ramp(self.start, self.end, i, n)
 
 

@@ -201,11 +201,12 @@ def plan(
 def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
     """Refuse terms that the run ends before, and output layers that it never trains."""
     for name, term in method.terms.items():
-        starts = max(term.start_epoch * per_epoch, term.start_step)
+        starts = term.first_step(n_steps, per_epoch)
         if starts >= n_steps:
             raise ConfigError(
                 f"term {name!r} would start with step {starts} (start_epoch={term.start_epoch}, "
-                f"start_step={term.start_step}, {per_epoch} steps an epoch), but the run has {n_steps} steps: "
+                f"start_step={term.start_step}, start_fraction={term.start_fraction}, {per_epoch} steps an epoch), "
+                f"but the run has {n_steps} steps: "
                 f"take more, or let it start earlier (`{name}/Term.start_step = 0`)"
             )
     if method.freeze_outputs_epochs * per_epoch >= n_steps:

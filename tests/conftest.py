@@ -19,7 +19,7 @@ TINY = (
     "val/datasets.Scenes.n_images = 3",
     "train.batch_size = 8",
     "train.n_workers = 1",
-    "across/Term.start_step = 1",
+    "across/Term.start_fraction = 0.1",
 )
 
 

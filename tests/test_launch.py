@@ -162,7 +162,7 @@ def images(folder, n):
     return folder
 
 
-ON_IMAGES = ("train.batch_size = 8", "train.n_workers = 1", "across/Term.start_step = 1")
+ON_IMAGES = ("train.batch_size = 8", "train.n_workers = 1")
 
 
 def test_a_corrupt_image_is_reported_and_the_run_goes_on(tmp_path, sslkit):
