@@ -7,7 +7,7 @@ import torch
 
 from sslkit.aligners import Aligner
 from sslkit.contracts.component import ComponentContract
-from sslkit.contracts.inputs import meaning, permuted, step_of
+from sslkit.contracts.inputs import blank, meaning, permuted, step_of
 
 
 class AlignerContract(ComponentContract[Aligner]):
@@ -59,3 +59,9 @@ class AlignerContract(ComponentContract[Aligner]):
 
     def test_it_holds_no_state(self) -> None:
         assert self.component().state_dict() == {}
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        step = blank(step_of(static=True))
+        with torch.device("meta"):
+            pairs = self.component()(step)
+        assert len(pairs.i) == len(pairs.j) == len(pairs.weight) > 0

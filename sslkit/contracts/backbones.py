@@ -30,3 +30,9 @@ class BackboneContract(ComponentContract[Backbone]):
         x = normal(2, 3, 32, 32)
         for here, there in zip(backbone(x)[:2], backbone(x)[:2], strict=True):
             assert torch.equal(here, there)
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        with torch.device("meta"):
+            backbone = self.component()
+            image, _, _ = backbone(torch.ones(2, 3, 32, 32))
+        assert image.shape == (2, backbone.dim)

@@ -6,7 +6,7 @@ import torch
 
 from sslkit.centerings import Centering
 from sslkit.contracts.component import ComponentContract, assert_same_state, state_of
-from sslkit.contracts.inputs import normal
+from sslkit.contracts.inputs import blank, normal
 
 
 class CenteringContract(ComponentContract[Centering]):
@@ -53,3 +53,8 @@ class CenteringContract(ComponentContract[Centering]):
         centering.move(logits, weight)
         offset = centering(logits, weight)
         assert offset[0] >= offset[1:].max()
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        logits = blank(normal(5, 6))
+        with torch.device("meta"):
+            assert self.component()(logits, torch.ones(5)).shape == (6,)

@@ -7,7 +7,7 @@ import torch
 
 from sslkit.clusterers import Clusterer
 from sslkit.contracts.component import ComponentContract
-from sslkit.contracts.inputs import DIM, images
+from sslkit.contracts.inputs import DIM, blank, images
 
 K = 4
 
@@ -81,3 +81,8 @@ class ClustererContract(ComponentContract[Clusterer]):
 
     def test_nothing_is_remembered(self) -> None:
         assert self.component().state_dict() == {}
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        given = blank(images(2, 12, DIM, K))
+        with torch.device("meta"):
+            assert self.component()(*given).shape == (2, 12, K)

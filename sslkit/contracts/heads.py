@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from sslkit.contracts.component import ComponentContract
 from sslkit.contracts.inputs import DIM, normal
 from sslkit.heads import Head
@@ -44,3 +46,9 @@ class HeadContract(ComponentContract[Head]):
     def test_its_last_layers_are_where_a_method_freezes_them(self) -> None:
         head = self.component()
         assert set(head.outputs) == set(head.names)
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        with torch.device("meta"):
+            head = self.component()
+            for output in head.names:
+                assert head(torch.ones(3, DIM), output).shape[0] == 3

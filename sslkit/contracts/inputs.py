@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,17 @@ def drawing(seed: int) -> torch.Generator:
 def normal(*size: int, seed: int = 0) -> Tensor:
     """Normal numbers."""
     return torch.randn(*size, generator=drawing(seed))
+
+
+def blank(x: Any) -> Any:
+    """A tensor, record or several of them on the meta device, where a run is tried out before it starts."""
+    if isinstance(x, Tensor):
+        return x.detach().to("meta").requires_grad_(x.requires_grad)
+    if is_dataclass(x) and not isinstance(x, type):
+        return replace(x, **{field.name: blank(getattr(x, field.name)) for field in fields(x)})
+    if isinstance(x, Mapping):
+        return {name: blank(value) for name, value in x.items()}
+    return tuple(map(blank, x)) if isinstance(x, tuple) else x
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contracts.component import ComponentContract, assert_same_state, state_of
-from sslkit.contracts.inputs import normal
+from sslkit.contracts.inputs import blank, normal
 from sslkit.losses import Loss
 from sslkit.types import Pairs
 
@@ -84,3 +84,10 @@ class LossContract(ComponentContract[Loss]):
         before = state_of(loss)
         loss(*self.case())
         assert_same_state(before, loss.state_dict())
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        p, t, pairs = blank(self.case())
+        with torch.device("meta"):
+            loss = self.component()(p.requires_grad_(), t, pairs)
+            loss.backward()
+        assert loss.shape == ()

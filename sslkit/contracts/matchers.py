@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from sslkit.contracts.component import ComponentContract, assert_same_state, state_of
-from sslkit.contracts.inputs import DIM, drawing, push_of, pushed
+from sslkit.contracts.inputs import DIM, blank, drawing, push_of, pushed
 from sslkit.matchers import Matcher
 from sslkit.memories import Memory, Queue
 from sslkit.types import Queries
@@ -75,3 +75,8 @@ class MatcherContract(ComponentContract[Matcher]):
 
     def test_it_holds_no_state(self) -> None:
         assert self.component().state_dict() == {}
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        queries = blank(self.queries())
+        with torch.device("meta"):
+            assert self.component()(queries, queue()).weight.shape == (2, 5)

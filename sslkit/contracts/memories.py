@@ -100,6 +100,10 @@ class MemoryContract(ComponentContract[Memory]):
         memory.push(replace(push_of([3], draw=drawing(0)), rows=asked.expand(2, -1, -1)))
         assert not memory.rows(found.index, plane=0).requires_grad
 
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        with torch.device("meta"):
+            assert len(self.component()) == 0  # a number that waits for no device
+
 
 def answers(memory: Memory) -> list[Tensor]:
     """All that a memory says of the entries nearest to a few rows."""
