@@ -8,97 +8,8 @@ import pytest
 import torch
 
 from sslkit.aligners import ImageAcrossViews, RegionAcrossImages, RegionAcrossViews
+from sslkit.contracts.inputs import meaning, step_of
 from sslkit.losses import Distillation
-from sslkit.types import Batch, Features, Matches, Regions, Rows, Step, View
-
-DIM = 5
-
-
-def step_of(*, seed=0, b=3, k=4, n_global=2, n_local=0, sources=None, valid=None, accepted=None, static=False):
-    """A step of random rows with student gradients; some regions are invalid, and matches are trusted in part.
-
-    `accepted` (views, b * k) is the trust in the matches of all clusters, of which invalid ones have none.
-    """
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*size):
-        return torch.randn(*size, generator=draw)
-
-    n_views = n_global + n_local
-    sources = sources or (0,) * n_views
-    index = 10 + torch.randperm(b, generator=draw)
-    valid = torch.rand(b, k, generator=draw) < 0.7 if valid is None else valid
-    kept = torch.arange(b * k) if static else valid.flatten().nonzero()[:, 0]
-    weight = valid.flatten()[kept].float()
-
-    def features(views, *, grad):
-        images = tuple(normal(b, DIM).requires_grad_(grad) for _ in range(views))
-        patches = tuple(normal(b, 4, DIM) for _ in range(views))
-        return Features(images, patches, ((2, 2),) * views, index, sources[:views])
-
-    def rows(*, grad):
-        view = torch.arange(n_global).repeat_interleave(len(kept))
-        item = (kept // k).repeat(n_global)
-        drawn = normal(n_global, b * k, DIM)[:, kept].flatten(0, 1).requires_grad_(grad)
-        return Rows(drawn, view, item, index[item], weight.repeat(n_global))
-
-    student, teacher = features(n_views, grad=True), features(n_global, grad=False)
-    regions = Regions(
-        assignment=torch.zeros(n_global, b, 4, k),
-        valid=valid,
-        student=rows(grad=True),
-        teacher=rows(grad=False),
-        cluster=kept % k,
-        place=normal(n_global, b * k, 2)[:, kept],
-    )
-    drawn = torch.randint(3, (n_global, b * k), generator=draw) / 2 if accepted is None else accepted
-    matches = Matches(
-        index=torch.randint(50, (n_global, b * k), generator=draw)[:, kept],
-        weight=drawn[:, kept] * weight,
-        rows=normal(n_global, b * k, DIM)[:, kept],
-        ids=torch.randint(9, (n_global, b * k), generator=draw)[:, kept],
-        place=normal(n_global, b * k, 2)[:, kept],
-    )
-    pixels = torch.zeros(b, 3, 1, 1)
-    views = tuple(View(pixels, torch.zeros(b, 4), torch.zeros(b).bool(), torch.zeros(b, 2), s) for s in sources)
-    return Step(Batch(views, n_global, index), student, teacher, regions, {"objects": matches})
-
-
-def permuted(step, order):
-    """The same step with its images in another order."""
-    regions, matches = step.regions, step.matches["objects"]
-    n, new_place = len(regions), torch.argsort(order)
-    item = regions.student.item[:n]
-    chosen = torch.cat([(item == image).nonzero()[:, 0] for image in order])
-    every = torch.cat([v * n + chosen for v in range(regions.n_views)])
-
-    def rows(x):
-        return Rows(x.rows[every], x.view[every], new_place[x.item[every]], x.ids[every], x.weight[every])
-
-    def features(x):
-        return replace(x, images=tuple(i[order] for i in x.images), index=x.index[order])
-
-    return replace(
-        step,
-        student=features(step.student),
-        teacher=features(step.teacher),
-        regions=replace(
-            regions,
-            valid=regions.valid[order],
-            student=rows(regions.student),
-            teacher=rows(regions.teacher),
-            cluster=regions.cluster[chosen],
-        ),
-        matches={
-            "objects": replace(
-                matches,
-                index=matches.index[:, chosen],
-                weight=matches.weight[:, chosen],
-                rows=matches.rows[:, chosen],
-                ids=matches.ids[:, chosen],
-            )
-        },
-    )
 
 
 def swapped(step):
@@ -125,18 +36,8 @@ def swapped(step):
     )
 
 
-def meaning(pairs):
-    """Weight of each (prediction row, target row, owner), whatever numbers the rows have, without pairs of weight 0."""
-    found = {}
-    for i, j, w in zip(pairs.i.tolist(), pairs.j.tolist(), pairs.weight.tolist(), strict=True):
-        if w:
-            key = tuple(pairs.prediction[i].tolist()), tuple(pairs.target[j].tolist()), int(pairs.owner[j])
-            found[key] = found.get(key, 0) + w
-    return found
-
-
 def as_meaning(slow):
-    """The same of a slow loop's list of (prediction row, target row, owner, weight)."""
+    """What `meaning` says of pairs, of a slow loop's list of (prediction row, target row, owner, weight)."""
     found = {}
     for p, t, owner, w in slow:
         if w:

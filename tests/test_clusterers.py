@@ -9,21 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from sslkit.clusterers import Grid, KMeans, Sinkhorn
+from sslkit.contracts.inputs import images
 from sslkit.schedules import Linear, Time
 
 SIZES = [(1, 4, 1, 3), (2, 9, 3, 5), (3, 16, 4, 8), (2, 12, 12, 6)]  # images, tokens, clusters, width
-
-
-def images(b, n, d, k, *, seed=0, dtype=torch.float64):
-    """Tokens around a few directions, positions in pixels, and distinct starting tokens."""
-    draw = torch.Generator().manual_seed(seed)
-    directions = torch.randn(b, 3, d, generator=draw, dtype=dtype)
-    which = torch.randint(3, (b, n), generator=draw)
-    noise = torch.randn(b, n, d, generator=draw, dtype=dtype)
-    tokens = directions.gather(1, which[..., None].expand(-1, -1, d)) + 0.5 * noise
-    positions = 100 * torch.rand(b, n, 2, generator=draw, dtype=dtype)
-    seeds = torch.rand(b, n, generator=draw).topk(k, dim=1).indices
-    return tokens, positions, seeds
 
 
 def transported(

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sslkit.contracts.inputs import push_of
 from sslkit.matchers import Cycle, Nearest
 from sslkit.memories import Queue
 from sslkit.types import Queries
-from tests.test_memories import push_of
 
 DIM = 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import replace
 
 import faiss
@@ -12,20 +13,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sslkit.contracts import inputs
 from sslkit.memories import Queue
 from sslkit.types import Queries
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DIM = 3
-
-
-def push_of(counts, *, draw, first_image=0, n_planes=2, dim=DIM):
-    """Random rows, alike in all planes, and places: `counts[i]` of them for image `first_image + i`."""
-    n = sum(counts)
-    rows = torch.randn(n, dim, generator=draw) + 0.7 * torch.randn(n_planes, n, dim, generator=draw)
-    queries = Queries.of(rows, counts)
-    place = 100 * torch.rand(n_planes, n, 2, generator=draw)
-    return replace(queries, place=place, images=queries.images + first_image)
+push_of = functools.partial(inputs.push_of, dim=DIM)
 
 
 class Images:

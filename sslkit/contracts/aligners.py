@@ -1,0 +1,67 @@
+"""What aligners keep to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sslkit.aligners import Aligner
+from sslkit.contracts.component import ComponentContract
+from sslkit.contracts.inputs import blank, meaning, permuted, step_of
+
+
+class AlignerContract(ComponentContract[Aligner]):
+    """Pairs of the rows that a step has, of total weight 1, whatever the order of the images."""
+
+    role = "aligners"
+
+    def make(self) -> Aligner:
+        """An aligner for two global views; the step has regions, and matches of a search named "objects"."""
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("static", [True, False])
+    def test_the_rows_it_speaks_of_exist(self, static: bool) -> None:
+        pairs = self.component()(step_of(static=static))
+        assert len(pairs.i) == len(pairs.j) == len(pairs.weight) > 0
+        assert pairs.i.min() >= 0
+        assert pairs.i.max() < len(pairs.prediction)
+        assert pairs.j.min() >= 0
+        assert pairs.j.max() < len(pairs.target) == len(pairs.owner)
+
+    @pytest.mark.parametrize("static", [True, False])
+    def test_weights_are_never_negative_and_sum_to_one(self, static: bool) -> None:
+        weight = self.component()(step_of(static=static)).weight
+        assert (weight >= 0).all()
+        assert weight.sum().item() == pytest.approx(1)
+
+    def test_static_rows_change_nothing(self) -> None:
+        aligner = self.component()
+        there = meaning(aligner(step_of(static=False)))
+        assert meaning(aligner(step_of(static=True))) == pytest.approx(there)
+
+    def test_permuting_the_images_permutes_the_pairs(self) -> None:
+        aligner, step = self.component(), step_of()
+        there = meaning(aligner(permuted(step, torch.tensor([2, 0, 1]))))
+        assert there == pytest.approx(meaning(aligner(step)))
+
+    def test_predictions_are_the_students_and_targets_have_no_gradient(self) -> None:
+        step = step_of()
+        pairs = self.component()(step)
+        assert pairs.prediction.requires_grad
+        assert not pairs.target.requires_grad
+        assert not pairs.weight.requires_grad
+
+    def test_rows_are_not_copied_where_the_step_has_them(self) -> None:
+        step = step_of()
+        assert step.regions is not None
+        own = [step.student.image.rows, step.regions.student.rows]
+        assert any(self.component()(step).prediction is rows for rows in own)  # else a head sees them twice
+
+    def test_it_holds_no_state(self) -> None:
+        assert self.component().state_dict() == {}
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        step = blank(step_of(static=True))
+        with torch.device("meta"):
+            pairs = self.component()(step)
+        assert len(pairs.i) == len(pairs.j) == len(pairs.weight) > 0

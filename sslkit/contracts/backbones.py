@@ -1,0 +1,38 @@
+"""What backbones keep to."""
+
+from __future__ import annotations
+
+import torch
+
+from sslkit.backbones import Backbone
+from sslkit.contracts.component import ComponentContract
+from sslkit.contracts.inputs import normal
+
+
+class BackboneContract(ComponentContract[Backbone]):
+    """An image vector and a grid of patches for images of any shape."""
+
+    role = "backbones"
+
+    def make(self) -> Backbone:
+        """A small backbone for images of 32 pixels height and 32 or 48 pixels width."""
+        raise NotImplementedError
+
+    def test_it_makes_an_image_vector_and_a_grid_of_patches(self) -> None:
+        backbone = self.component()
+        image, patches, (h, w) = backbone(normal(2, 3, 32, 48))
+        assert image.shape == (2, backbone.dim)
+        assert patches.shape == (2, h * w, backbone.dim)
+        assert h < w
+
+    def test_without_drop_path_two_passes_in_training_agree(self) -> None:
+        backbone = self.component().train().without_drop_path()
+        x = normal(2, 3, 32, 32)
+        for here, there in zip(backbone(x)[:2], backbone(x)[:2], strict=True):
+            assert torch.equal(here, there)
+
+    def test_it_can_be_tried_out_before_there_is_data(self) -> None:
+        with torch.device("meta"):
+            backbone = self.component()
+            image, _, _ = backbone(torch.ones(2, 3, 32, 32))
+        assert image.shape == (2, backbone.dim)

@@ -1,0 +1,191 @@
+"""Small random inputs of every role, drawn from a seed; a step, queries and clusters as a method would make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sslkit.memories import Memory
+from sslkit.types import Batch, Features, Matches, Pairs, Queries, Regions, Rows, Step, View
+
+DIM = 5  # width of rows
+
+
+def drawing(seed: int) -> torch.Generator:
+    """A generator of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*size: int, seed: int = 0) -> Tensor:
+    """Normal numbers."""
+    return torch.randn(*size, generator=drawing(seed))
+
+
+def blank(x: Any) -> Any:
+    """A tensor, record or several of them on the meta device, where a run is tried out before it starts."""
+    if isinstance(x, Tensor):
+        return x.detach().to("meta").requires_grad_(x.requires_grad)
+    if is_dataclass(x) and not isinstance(x, type):
+        return replace(x, **{field.name: blank(getattr(x, field.name)) for field in fields(x)})
+    if isinstance(x, Mapping):
+        return {name: blank(value) for name, value in x.items()}
+    return tuple(map(blank, x)) if isinstance(x, tuple) else x
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Smooth colours with noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    return Image.fromarray(np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8))
+
+
+def images(
+    b: int, n: int, d: int, k: int, *, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens around a few directions, positions in pixels, and distinct starting tokens."""
+    draw = drawing(seed)
+    directions = torch.randn(b, 3, d, generator=draw, dtype=dtype)
+    which = torch.randint(3, (b, n), generator=draw)
+    noise = torch.randn(b, n, d, generator=draw, dtype=dtype)
+    tokens = directions.gather(1, which[..., None].expand(-1, -1, d)) + 0.5 * noise
+    positions = 100 * torch.rand(b, n, 2, generator=draw, dtype=dtype)
+    seeds = torch.rand(b, n, generator=draw).topk(k, dim=1).indices
+    return tokens, positions, seeds
+
+
+def push_of(
+    counts: Sequence[int], *, draw: torch.Generator, first_image: int = 0, n_planes: int = 2, dim: int = DIM
+) -> Queries:
+    """Random rows, alike in all planes, and places: `counts[i]` of them for image `first_image + i`."""
+    n = sum(counts)
+    rows = torch.randn(n, dim, generator=draw) + 0.7 * torch.randn(n_planes, n, dim, generator=draw)
+    queries = Queries.of(rows, counts)
+    place = 100 * torch.rand(n_planes, n, 2, generator=draw)
+    return replace(queries, place=place, images=queries.images + first_image)
+
+
+def pushed(memory: Memory) -> Memory:
+    """The memory after three pushes of up to three rows an image."""
+    draw = drawing(0)
+    for i, counts in enumerate(([3, 0, 2], [1, 3], [2, 2])):
+        memory.push(push_of(counts, draw=draw, first_image=10 * i))
+    return memory
+
+
+def step_of(
+    *,
+    seed: int = 0,
+    b: int = 3,
+    k: int = 4,
+    n_global: int = 2,
+    n_local: int = 0,
+    sources: tuple[int, ...] | None = None,
+    valid: Tensor | None = None,
+    accepted: Tensor | None = None,
+    static: bool = False,
+) -> Step:
+    """A step of random rows with student gradients; some regions are invalid, and matches are trusted in part.
+
+    `accepted` (views, b * k) is the trust in the matches of all clusters, of which invalid ones have none.
+    """
+    draw = drawing(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=draw)
+
+    n_views = n_global + n_local
+    sources = sources or (0,) * n_views
+    index = 10 + torch.randperm(b, generator=draw)
+    valid = torch.rand(b, k, generator=draw) < 0.7 if valid is None else valid
+    kept = torch.arange(b * k) if static else valid.flatten().nonzero()[:, 0]
+    weight = valid.flatten()[kept].float()
+
+    def features(views: int, *, grad: bool) -> Features:
+        images = tuple(normal(b, DIM).requires_grad_(grad) for _ in range(views))
+        patches = tuple(normal(b, 4, DIM) for _ in range(views))
+        return Features(images, patches, ((2, 2),) * views, index, sources[:views])
+
+    def rows(*, grad: bool) -> Rows:
+        view = torch.arange(n_global).repeat_interleave(len(kept))
+        item = (kept // k).repeat(n_global)
+        drawn = normal(n_global, b * k, DIM)[:, kept].flatten(0, 1).requires_grad_(grad)
+        return Rows(drawn, view, item, index[item], weight.repeat(n_global))
+
+    student, teacher = features(n_views, grad=True), features(n_global, grad=False)
+    regions = Regions(
+        assignment=torch.zeros(n_global, b, 4, k),
+        valid=valid,
+        student=rows(grad=True),
+        teacher=rows(grad=False),
+        cluster=kept % k,
+        place=normal(n_global, b * k, 2)[:, kept],
+    )
+    drawn = torch.randint(3, (n_global, b * k), generator=draw) / 2 if accepted is None else accepted
+    matches = Matches(
+        index=torch.randint(50, (n_global, b * k), generator=draw)[:, kept],
+        weight=drawn[:, kept] * weight,
+        rows=normal(n_global, b * k, DIM)[:, kept],
+        ids=torch.randint(9, (n_global, b * k), generator=draw)[:, kept],
+        place=normal(n_global, b * k, 2)[:, kept],
+    )
+    pixels = torch.zeros(b, 3, 1, 1)
+    views = tuple(View(pixels, torch.zeros(b, 4), torch.zeros(b).bool(), torch.zeros(b, 2), s) for s in sources)
+    return Step(Batch(views, n_global, index), student, teacher, regions, {"objects": matches})
+
+
+def permuted(step: Step, order: Tensor) -> Step:
+    """The same step with its images in another order."""
+    regions, matches = step.regions, step.matches["objects"]
+    assert regions is not None
+    n, new_place = len(regions), torch.argsort(order)
+    item = regions.student.item[:n]
+    chosen = torch.cat([(item == image).nonzero()[:, 0] for image in order])
+    every = torch.cat([v * n + chosen for v in range(regions.n_views)])
+
+    def rows(x: Rows) -> Rows:
+        return Rows(x.rows[every], x.view[every], new_place[x.item[every]], x.ids[every], x.weight[every])
+
+    def features(x: Features) -> Features:
+        return replace(x, images=tuple(i[order] for i in x.images), index=x.index[order])
+
+    return replace(
+        step,
+        student=features(step.student),
+        teacher=features(step.teacher),
+        regions=replace(
+            regions,
+            valid=regions.valid[order],
+            student=rows(regions.student),
+            teacher=rows(regions.teacher),
+            cluster=regions.cluster[chosen],
+        ),
+        matches={
+            "objects": replace(
+                matches,
+                index=matches.index[:, chosen],
+                weight=matches.weight[:, chosen],
+                rows=matches.rows[:, chosen],
+                ids=matches.ids[:, chosen],
+            )
+        },
+    )
+
+
+Meaning = dict[tuple[tuple[float, ...], tuple[float, ...], int], float]
+
+
+def meaning(pairs: Pairs) -> Meaning:
+    """Weight of each (prediction row, target row, owner), whatever numbers the rows have, without pairs of weight 0."""
+    found: Meaning = {}
+    for i, j, w in zip(pairs.i.tolist(), pairs.j.tolist(), pairs.weight.tolist(), strict=True):
+        if w:
+            key = tuple(pairs.prediction[i].tolist()), tuple(pairs.target[j].tolist()), int(pairs.owner[j])
+            found[key] = found.get(key, 0) + w
+    return found
