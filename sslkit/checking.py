@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import sslkit.components
 from sslkit import config, describe, preflight
 from sslkit.config import Config
 from sslkit.config.source import Problem
@@ -48,12 +47,13 @@ class Report:
 def report(file: str, data: Path | None, bindings: list[str]) -> Report:
     """Everything that would stop a run of this file.
 
-    Values that a file asks for with `%gin.REQUIRED`, and all that a part in a folder `base` leaves open, are no problems.
+    Values that a file asks for with `%gin.REQUIRED` are no problems, nor is what a part in a folder `base` leaves open.
     """
     settings, problems = config.examine([file], _with_data([file], data, bindings))
     problems += preflight.contradictions(settings)
     is_part = PARTS in Path(file).parts[:-1]
-    asked, forgotten = [], []
+    asked: list[Problem] = []
+    forgotten: list[Problem] = []
     for problem in settings.left_open():
         (asked if is_part or problem.place is not None else forgotten).append(problem)
     found = dict.fromkeys([*problems, *forgotten])
@@ -64,9 +64,7 @@ def _by_place(problem: Problem) -> tuple[str, int]:
     return (problem.place.file, problem.place.line) if problem.place else ("", 0)
 
 
-def description(
-    files: list[str], data: Path | None, bindings: list[str], markdown: bool, picture: Path | None
-) -> str:
+def description(files: list[str], data: Path | None, bindings: list[str], markdown: bool, picture: Path | None) -> str:
     """The method as text; drawn into `picture` as well, if that is given.
 
     Raises:

@@ -131,7 +131,9 @@ def as_text(settings: Config) -> str:
 
 def _rows(line: Line, here: str, below: str) -> Iterator[tuple[str, str]]:
     separator = ": " if line.is_part or line.name == BY_DEFAULT else " = "
-    first, *rest = textwrap.wrap(f"{line.name}{separator + line.value if line.value else ''}", max(40, WIDEST - len(here)))
+    first, *rest = textwrap.wrap(
+        f"{line.name}{separator + line.value if line.value else ''}", max(40, WIDEST - len(here))
+    )
     yield here + first, line.place
     for more in rest:
         yield f"{below}{'│' if line.inside else ' '}    {more}", ""
@@ -147,7 +149,9 @@ def as_markdown(settings: Config) -> str:
 
 
 def _bullets(line: Line, depth: int) -> Iterator[str]:
-    value = (f" `{line.value}`" if line.is_part or line.name == BY_DEFAULT else f" = `{line.value}`") if line.value else ""
+    value = (
+        (f" `{line.value}`" if line.is_part or line.name == BY_DEFAULT else f" = `{line.value}`") if line.value else ""
+    )
     place = f" ({line.place})" if line.place else ""
     yield f"{'  ' * depth}- {f'**{line.name}**' if line.is_part else line.name}{value}{place}"
     for inner in line.inside:
@@ -177,7 +181,9 @@ def _objective(settings: Config) -> Iterator[str]:
 def _term(name: str, term: Node) -> str:
     given = {key: argument.value for key, argument in term.arguments.items()}
     weight = given["weight"].known.thing.__name__ if isinstance(given["weight"], Node) else spell(given["weight"])
-    starts = [f"{unit} {given[f'start_{unit}']}" for unit in ("epoch", "step", "fraction") if given.get(f"start_{unit}")]
+    starts = [
+        f"{unit} {given[f'start_{unit}']}" for unit in ("epoch", "step", "fraction") if given.get(f"start_{unit}")
+    ]
     return f"{weight} {name}" + (f" (from {' and '.join(starts)} on)" if starts else "")
 
 

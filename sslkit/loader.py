@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sslkit import distributed
+from sslkit.augmenters import Augmenter
 from sslkit.errors import ConfigError
 from sslkit.types import Batch, Key, Sample, View
 
@@ -21,12 +21,6 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Sample: ...
-
-
-class Augmenter(Protocol):
-    """The images of one item to its views, single ones, as the key alone decides."""
-
-    def __call__(self, images: Sequence[Image], key: Key) -> list[View]: ...
 
 
 def order(n: int, seed: int, epoch: int) -> Tensor:

@@ -131,8 +131,8 @@ class Term(Component):
 
     Args:
         weight: factor of the loss in the objective.
-        start_epoch, start_step, start_fraction: before the latest of them (the last is a share of the run) the term is 0
-            and costs nothing.
+        start_epoch, start_step, start_fraction: before the latest of them (the last is a share of the run) the term is
+            0 and costs nothing.
     """
 
     def __init__(

@@ -153,8 +153,6 @@ def _step(settings: Config, method: Method, seen: tuple[list[View], int], is_wro
 def _evaluation(train: Node, name: str, protocol: Any, method: Method) -> Iterator[Problem]:
     """What a protocol says of the backbone, before it is run."""
     node = train.arguments["evaluations"].value[name]
-    if not hasattr(protocol, "check"):
-        return
     try:
         protocol.check(method.teacher.backbone)
     except (ValueError, RuntimeError, AssertionError) as error:

@@ -42,7 +42,8 @@ def write(run_dir: Path, settings: Config, command: list[str]) -> None:
 
 def write_results(run_dir: Path, results: Mapping[str, float]) -> None:
     """Write `results.json`, which says that a run is finished and with what: its last loss and all evaluations."""
-    last = {"loss/total": r["loss/total"] for r in log.read(run_dir / "metrics.jsonl") if "loss/total" in r}
+    losses = [r["loss/total"] for r in log.read(run_dir / "metrics.jsonl") if "loss/total" in r]
+    last = {"loss/total": losses[-1]} if losses else {}
     _put(run_dir / "results.json", json.dumps({**last, **results}, indent=2) + "\n")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sslkit import draws
-from sslkit.augmenters import Crops
+from sslkit.augmenters import Augmenter
 from sslkit.launch.job import ready
 from sslkit.loader import Images, Views
 from sslkit.method import Method
@@ -38,7 +38,7 @@ def _steps(
     *,
     method: Method,
     data: Images,
-    augmenter: Crops,
+    augmenter: Augmenter,
     optimizer: Optimizer,
     batch_size: int,
     accumulate: int,

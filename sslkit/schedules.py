@@ -52,7 +52,7 @@ def at(value: Scheduled, time: Time) -> float:
 
 
 def _length(
-    name: str, time: Time, *, epochs: float | None = None, steps: int | None = None, fraction: float | None = None
+    name: str, time: Time, *, epochs: float | None = None, steps: float | None = None, fraction: float | None = None
 ) -> int:
     """Steps in a stretch given in epochs, in steps, or as a fraction of the run."""
     given = {unit: x for unit, x in (("epochs", epochs), ("steps", steps), ("fraction", fraction)) if x is not None}
@@ -61,7 +61,7 @@ def _length(
         raise ValueError(f"{said}: give one of them")
     if fraction is not None:
         return round(fraction * time.n_steps)
-    return steps if steps is not None else round((epochs or 0) * time.steps_per_epoch)
+    return round(steps if steps is not None else (epochs or 0) * time.steps_per_epoch)
 
 
 def _ramp(start: float, end: float, i: int, n: int) -> float:
@@ -87,8 +87,8 @@ class Cosine(Schedule):
     The warm-up includes both ends, so `start` is met twice; `end` is approached and met one step after the last.
 
     Args:
-        warmup_epochs, warmup_steps, warmup_fraction: the length of the warm-up, in one of the three (the last is a share
-            of the run, so it follows `--steps`); none if left out.
+        warmup_epochs, warmup_steps, warmup_fraction: the length of the warm-up, in one of the three (the last is a
+            share of the run, so it follows `--steps`); none if left out.
 
     Source: DINO (arXiv:2104.14294), `cosine_scheduler`; CrIBo and AdaSim use the same.
 
@@ -174,7 +174,7 @@ class Linear(Schedule):
     ):
         if stepwise and (steps is not None or fraction is not None):
             raise ValueError(
-                f"stepwise=True with steps={steps}, fraction={fraction}: a value that changes per epoch is given in epochs"
+                f"stepwise=True with steps={steps}, fraction={fraction}: what changes per epoch has a length in epochs"
             )
         self.start, self.end, self.epochs, self.stepwise = start, end, epochs, stepwise
         self.length = {"epochs": epochs, "steps": steps, "fraction": fraction}

@@ -21,6 +21,7 @@ from sslkit.errors import ConfigError
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
 
+Rows = Mapping[tuple[str, ...], list[dict[str, float]]]  # results of each point, one for each seed
 SEED = "train.seed"  # a swept seed repeats a point; the table shows mean and deviation over it
 
 
@@ -59,7 +60,9 @@ def axis(text: str) -> Axis:
     name, sign, values = (part.strip() for part in text.partition("="))
     statements, problems = parse(f"{name} = [{values}]", "--sweep")
     if not sign or problems or len(statements) != 1 or not values or not name:
-        raise ConfigError(f"--sweep '{text}': give a parameter and its values, such as 'clusterers.Sinkhorn.n_clusters = 4, 8'")
+        raise ConfigError(
+            f"--sweep '{text}': give a parameter and its values, such as 'clusterers.Sinkhorn.n_clusters = 4, 8'"
+        )
     given = tuple(spell(value) for value in statements[0].value)  # type: ignore[union-attr]
     if len(set(given)) < len(given):
         raise ConfigError(f"--sweep '{text}': a value stands there twice")
@@ -80,7 +83,9 @@ def points(axes: Sequence[Axis]) -> list[Point]:
     folders = [point.folder for point in grid]
     if len(set(folders)) < len(folders):
         grid_names = ", ".join(sorted({f for f in folders if folders.count(f) > 1}))
-        raise ConfigError(f"--sweep: several points would share a run directory ({grid_names}): values are too much alike")
+        raise ConfigError(
+            f"--sweep: several points would share a run directory ({grid_names}): values are too much alike"
+        )
     return grid
 
 
@@ -143,7 +148,7 @@ def write_report(out: Path, grid: Sequence[Point]) -> None:
     _plot(out / "sweep.png", names, metrics, rows)
 
 
-def _table(names: list[str], metrics: list[str], rows: Mapping[tuple[str, ...], list[dict[str, float]]]) -> str:
+def _table(names: list[str], metrics: list[str], rows: Rows) -> str:
     head = [*names, *metrics, "runs"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for values, found in rows.items():
@@ -159,7 +164,9 @@ def _cell(values: list[float]) -> str:
     return f"{mean(values):.4g}" + (f" ± {stdev(values):.2g}" if len(values) > 1 else "")
 
 
-def _plot(path: Path, names: list[str], metrics: list[str], rows: Mapping[tuple[str, ...], list[dict[str, float]]]) -> None:
+def _plot(
+    path: Path, names: list[str], metrics: list[str], rows: Mapping[tuple[str, ...], list[dict[str, float]]]
+) -> None:
     """A panel for each metric: the first parameter across, a line for each combination of the others."""
     import matplotlib
 
@@ -167,15 +174,19 @@ def _plot(path: Path, names: list[str], metrics: list[str], rows: Mapping[tuple[
     from matplotlib import pyplot
 
     shown = metrics[:6] or ["nothing finished"]
-    figure, panels = pyplot.subplots(1, len(shown), figsize=(1 + 3.6 * len(shown), 3.4), squeeze=False, layout="constrained")
+    figure, panels = pyplot.subplots(
+        1, len(shown), figsize=(1 + 3.6 * len(shown), 3.4), squeeze=False, layout="constrained"
+    )
     across = list(dict.fromkeys(values[0] if values else "" for values in rows))
     for panel, metric in zip(panels[0], shown, strict=True):
         for others in dict.fromkeys(values[1:] for values in rows):
             found = [[e[metric] for e in rows.get((x, *others) if names else (), []) if metric in e] for x in across]
             y = [mean(f) if f else math.nan for f in found]
-            error = [stdev(f) if len(f) > 1 else 0.0 for f in found]
+            error = [stdev(f) if len(f) > 1 else 0.0 for f in found] if any(len(f) > 1 for f in found) else None
             label = ", ".join(f"{n.rpartition('.')[2]} = {v}" for n, v in zip(names[1:], others, strict=True))
-            panel.errorbar(range(len(across)), y, yerr=error if any(error) else None, marker="o", capsize=3, label=label)
+            panel.errorbar(
+                range(len(across)), y, yerr=error, marker="o", capsize=3, label=label
+            )
         panel.set_xticks(range(len(across)), across, rotation=0 if max(map(len, across)) < 12 else 30)
         panel.set_xlabel(names[0] if names else "")
         panel.set_title(metric, fontsize=10)

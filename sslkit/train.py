@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from sslkit import checkpoint, distributed, draws
-from sslkit.augmenters import Crops
+from sslkit.augmenters import Augmenter
 from sslkit.backbones import Backbone
 from sslkit.backbones.batch_norm import with_statistics
 from sslkit.errors import CheckpointError, ConfigError, NotFinite
-from sslkit.evaluate import DenseRetrieval
+from sslkit.evaluate import Evaluation
 from sslkit.loader import Images, Sampler, Views, batches, steps_per_epoch, usual_workers
 from sslkit.log import Log
 from sslkit.method import Method
@@ -39,7 +39,7 @@ def train(
     run_dir: Path,
     method: Method,
     data: Images,
-    augmenter: Crops,
+    augmenter: Augmenter,
     optimizer: Optimizer,
     batch_size: Count,
     n_epochs: Count | None = None,
@@ -52,7 +52,7 @@ def train(
     log_every: Count = 50,
     save_every: Count = 1000,
     keep: Count = 2,
-    evaluations: Mapping[str, DenseRetrieval] | None = None,
+    evaluations: Mapping[str, Evaluation] | None = None,
     evaluate_every: Count | None = None,
     pictures: bool = True,
 ) -> dict[str, float]:
@@ -82,9 +82,7 @@ def train(
     """
     _refuse_out_of_range(locals())
     where = device_of(device)
-    length = plan(
-        method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps
-    )
+    length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
     n_steps, per_epoch, step_size = length.n_steps, length.per_epoch, length.step_size
     method.to(where).train()
     distributed.agree(method)
@@ -262,13 +260,13 @@ def device_of(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _views(data: Images, augmenter: Crops, seed: int, n: int) -> Batch:
+def _views(data: Images, augmenter: Augmenter, seed: int, n: int) -> Batch:
     """Views of the first `n` images."""
     return Views(data, augmenter, seed, augmenter.n_global).__getitems__([(0, i) for i in range(min(n, len(data)))])
 
 
 def _evaluate(
-    evaluations: Mapping[str, DenseRetrieval], backbone: Backbone, device: torch.device, book: Log, step: int, what: str
+    evaluations: Mapping[str, Evaluation], backbone: Backbone, device: torch.device, book: Log, step: int, what: str
 ) -> dict[str, float]:
     """Results of all protocols on rank 0, told in a line each."""
     results: dict[str, float] = {}
@@ -276,7 +274,7 @@ def _evaluate(
         for name, protocol in evaluations.items():
             found = protocol(backbone, device)
             results |= {f"{name}/{key}": float(value) for key, value in found.items() if isinstance(value, float)}
-            book.say(f"{name} retrieval, {what}: mIoU {found['miou']:.1%}")
+            book.say(f"{name}, {what}: {protocol.headline} {found[protocol.headline]:.1%}")
         if results:
             book.write(step, results)
     distributed.wait()

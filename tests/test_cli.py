@@ -170,6 +170,11 @@ def test_the_classic_spellings_of_gin_users_are_understood():
 
 def test_help_of_the_module_bears_its_own_name():
     said = subprocess.run(
-        [sys.executable, "-m", "sslkit.launch", "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-m", "sslkit.launch", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     ).stdout
     assert said.startswith("Usage: python -m sslkit.launch [OPTIONS]")

@@ -58,7 +58,9 @@ def printed(command):
     return "\n".join([*shown[:lines], *(["..."] if lines is not None and len(shown) > lines else [])]) + "\n"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if SHOWN.search(p.read_text())], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if SHOWN.search(p.read_text())], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_shown_output_is_what_the_command_prints(page, pytestconfig, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = page.read_text()

@@ -36,7 +36,9 @@ def test_another_thread_builds_the_same():
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 def test_loader_workers_see_the_same_values_however_they_are_started(start):
-    data, augmenter = config.load(["gin/cribo.gin"], [*TINY, "augmenters.Crop.size = 24"]).part("train", "data", "augmenter")
+    data, augmenter = config.load(["gin/cribo.gin"], [*TINY, "augmenters.Crop.size = 24"]).part(
+        "train", "data", "augmenter"
+    )
     views = Views(data, augmenter, 0, augmenter.n_global)
     sampler = Sampler(len(data), 4, seed=0, first=0, n_batches=2)
     loader = DataLoader(

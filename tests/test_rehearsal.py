@@ -12,7 +12,11 @@ from tests.conftest import TINY
 def test_a_rehearsal_describes_steps_and_estimates_with_every_term_on():
     said = rehearsal.rehearse(["gin/cribo.gin"], [*TINY[:-1], "across/Term.start_fraction = 0.875"])
     assert "loss = 1.0 image + 1.0 region + 1.0 across (from fraction 0.875 on)" in said
-    losses = dict(re.findall(r"(image|region|across) (\d+\.\d+)", said.partition("loss image")[0] + said[said.index("one batch") :]))
+    losses = dict(
+        re.findall(
+            r"(image|region|across) (\d+\.\d+)", said.partition("loss image")[0] + said[said.index("one batch") :]
+        )
+    )
     assert float(losses["across"]) > 0
     assert re.search(r"a step takes [\d.]+ s", said)
     assert re.search(r"400 steps of 8 images \(6 an epoch\): about", said)

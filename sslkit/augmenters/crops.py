@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sslkit import draws
 from sslkit.augmenters import colour
+from sslkit.augmenters.base import Augmenter
 from sslkit.parameters import Count, Natural, NonNegative, Positive, Share, Within, refuse_unordered
 from sslkit.registry import register
 from sslkit.types import Key, View
@@ -169,7 +170,7 @@ class Crop:
 
 
 @register("augmenters")
-class Crops:
+class Crops(Augmenter):
     """The views of one training item, global ones first: two for a pair, more and smaller ones for multi-crop.
 
     View v draws from (seed, epoch, image index, v) alone, so nothing depends on worker, rank or order.

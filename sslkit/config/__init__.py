@@ -1,8 +1,9 @@
 """Gin files to built objects, with every mistake named by its file and line.
 
-A configuration goes one way: files to bindings with their places (`source`), bindings looked at one by one (`check`), the
-tree of objects that they describe (`tree`), and only then the objects themselves (`build`). gin supplies the language; no
-global state is involved, so parts built in Python are never touched and any number of configurations live side by side.
+A configuration goes one way: files to bindings with their places (`source`), bindings looked at one by one (`check`),
+the tree of objects that they describe (`tree`), and only then the objects themselves (`build`). gin supplies the
+language; no global state is involved, so parts built in Python are never touched and any number of configurations live
+side by side.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Config:
             ConfigError: components refuse their arguments; each with the bindings that it speaks of.
         """
         builder = Builder()
-        return _built(builder.arguments(self.tree.entries[entry]), builder)
+        built: dict[str, Any] = _built(builder.arguments(self.tree.entries[entry]), builder)
+        return built
 
     def part(self, entry: str, *parameters: str) -> Any:
         """Only some of it, in the order asked for.
@@ -100,13 +102,15 @@ def examine(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config,
     """
     load_plugins()
     written, problems = read(files, bindings)
-    good, wrong = check(written)
+    good, found = check(written)
     kept = {id(binding) for binding in good}
     tree = resolve(good, [binding for binding in written if id(binding) not in kept])
-    problems += [*wrong, *tree.problems]
+    problems += [*found, *tree.problems]
     problems += [_unused(binding, good) for binding in tree.unused] if tree.entries else []
     if not tree.entries and not problems:
-        problems.append(Problem(None, "", f"{' '.join(files)} binds nothing of `train` or `evaluation`, so nothing runs"))
+        problems.append(
+            Problem(None, "", f"{' '.join(files)} binds nothing of `train` or `evaluation`, so nothing runs")
+        )
     return Config(tuple(files), tuple(written), tree), problems
 
 
@@ -131,10 +135,8 @@ def _built(made: Any, builder: Builder) -> Any:
 def _open(node: Node, name: str, origin: Binding | None) -> Problem:
     what = f"{node.name}.{name}"
     asks = origin.value if origin is not None else None
-    if asks == Macro("DATA") or what == "train.data":
-        hint = "give --data DIR"
-    else:
-        hint = f"add `{what} = ...`"
+    is_data = asks == Macro("DATA") or what == "train.data"
+    hint = "give --data DIR" if is_data else f"add `{what} = ...`"
     return Problem(origin.place if origin else None, what, f"{what} is not set", hint)
 
 
@@ -155,4 +157,3 @@ def _why(binding: Binding) -> str:
 
 def _macros(binding: Binding) -> list[Macro]:
     return [x for x in walk(binding.value) if isinstance(x, Macro)]
-

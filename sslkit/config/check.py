@@ -73,9 +73,9 @@ def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Probl
         return
     hint = known.parameters[binding.parameter].hint
     value = _promises(binding.value, macros)
-    wrong = misfit(value, hint)
-    if wrong:
-        yield problem(f"{_spell(binding, macros)} {wrong}", _why(value, hint))
+    reason = misfit(value, hint)
+    if reason:
+        yield problem(f"{_spell(binding, macros)} {reason}", _why(value, hint))
     elif isinstance(value, str | Path) and _asks_for_folder(hint) and not Path(value).expanduser().is_dir():
         looked = Path(value).expanduser().absolute()
         yield problem(f"{_spell(binding, macros)}: there is no such folder", f"looked at {looked}")
@@ -139,9 +139,11 @@ def _why(value: Any, hint: Any) -> str:
     promised = value.promised if isinstance(value, _Promised) else None
     wanted = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     if promised is not None:
-        fitting = [k.name for k in everything() if k.kind == "component" and not misfit(_Promised(_cls(k), value), hint)]
+        fitting = [
+            k.name for k in everything() if k.kind == "component" and not misfit(_Promised(_cls(k), value), hint)
+        ]
         return f"it takes {', '.join('@' + name + '()' for name in fitting)}" if fitting else ""
-    if wanted is float and isinstance(value, str) or wanted is int and isinstance(value, str):
+    if (wanted is float and isinstance(value, str)) or (wanted is int and isinstance(value, str)):
         return "write the number without quotes" if _is_number(value) else ""
     return ""
 

@@ -138,7 +138,7 @@ def shipped() -> list[str]:
 
 
 def read(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[list[Binding], list[Problem]]:
-    """The bindings of the files, includes in their place, then those of the command line; and what could not be read."""
+    """The bindings of the files, then those of the command line, and what could not be read."""
     reader = _Reader()
     for file in files:
         reader.file(file, asked_by=Place("--gin"), open_files=())
@@ -179,7 +179,7 @@ class _Reader:
                 self.bindings.append(statement)
 
     def command_line(self, text: str) -> None:
-        """A binding of the command line; one that an option stands for has this behind it: `train.n_steps = 5  # --steps 5`."""
+        """A binding of the command line; one that an option stands for says so: `train.n_steps = 5  # --steps 5`."""
         statements, problems = parse(text, "the command line")
         option = re.search(r"#\s*(--.*)$", text)
         said = Place(option[1] if option else "--set")
@@ -236,7 +236,7 @@ def parse(text: str, file: str) -> tuple[list[Binding | Include], list[Problem]]
         except _NOT_GIN as error:
             at = getattr(error, "lineno", None)
             number = first + 1 if at is None or not first < at <= first + len(chunk.splitlines()) else at
-            line = (text.splitlines() + [""])[number - 1].strip()
+            line = [*text.splitlines(), ""][number - 1].strip()
             reason = str(error.args[0]) if error.args else type(error).__name__
             reason = reason.splitlines()[0].strip().rstrip(".:") if reason.strip() else type(error).__name__
             problems.append(Problem(Place(file, number), "", f"not a gin binding: {line}\n  {reason}"))

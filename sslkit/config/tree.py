@@ -1,8 +1,8 @@
 """Bindings to the tree of objects that they describe, by gin's rules, without building any.
 
 A reference `@a/X()` is built in the scope `a`, or, without a scope of its own, in that of the object around it. In the
-scope `a/b` the bindings of X, then `a/X`, then `a/b/X` hold, the later over the earlier. A macro is evaluated wherever it
-is used, in the scope of its name. These are gin's rules, and a test compares the two.
+scope `a/b` the bindings of X, then `a/X`, then `a/b/X` hold, the later over the earlier. A macro is evaluated wherever
+it is used, in the scope of its name. These are gin's rules, and a test compares the two.
 """
 
 from __future__ import annotations

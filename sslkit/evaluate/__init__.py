@@ -1,4 +1,5 @@
 """Protocols that say what frozen features are good for: called with a backbone, they answer with numbers."""
 
+from sslkit.evaluate.base import Evaluation as Evaluation
 from sslkit.evaluate.dense_retrieval import DenseRetrieval as DenseRetrieval
 from sslkit.evaluate.entry import evaluation as evaluation

@@ -17,11 +17,10 @@ from tqdm import tqdm
 
 from sslkit import draws
 from sslkit.backbones.weights import IMAGENET
+from sslkit.evaluate.base import Backbone, Evaluation
 from sslkit.parameters import Count, Natural, Positive, Seed, Within
 from sslkit.registry import register
 from sslkit.types import Sample
-
-Backbone = Callable[[Tensor], tuple[Tensor, Tensor, tuple[int, int]]]
 
 
 @runtime_checkable
@@ -34,7 +33,7 @@ class Samples(Protocol):
 
 
 @register("evaluate")
-class DenseRetrieval:
+class DenseRetrieval(Evaluation):
     """mIoU of dense nearest-neighbour retrieval: soft labels of like training patches, averaged, then upsampled.
 
         p(c) = sum_k  softmax_k(cos_k / temperature)  label_k(c)      over the nearest patches k of the memory
@@ -66,6 +65,8 @@ class DenseRetrieval:
     https://github.com/vpariza/open-hummingbird-eval. Differences: no augmentation of the memory, masks at full
     resolution, void left out, absent classes left out, the usual constant 0.225 for the deviation of blue.
     """
+
+    headline = "miou"
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class DenseRetrieval:
             return
         with evaluating(backbone), torch.no_grad():
             try:
-                _, patches, _ = backbone(torch.zeros(2, 3, size, size, device=next(backbone.parameters()).device))
+                _, patches, _ = backbone(torch.zeros(2, 3, size, size, device=_device_of(backbone)))
             except (ValueError, RuntimeError, AssertionError) as error:
                 raise ValueError(f"image_size={size} does not suit the backbone: {error}") from error
         per_image = patches.shape[1] if self.memory_size is None else self.memory_size // len(self.train)
@@ -276,6 +277,11 @@ def intersection_over_union(counts: Int[Tensor, "c c"]) -> Float[Tensor, " c"]:
     """IoU of each class, NaN for one that occurs neither in the truth nor in the prediction; in float64."""
     both = counts.diag()
     return both.double() / (counts.sum(dim=0) + counts.sum(dim=1) - both)
+
+
+def _device_of(backbone: Callable[..., Any]) -> torch.device:
+    first = next(backbone.parameters(), None) if isinstance(backbone, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device
 
 
 @contextmanager

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+from sslkit.evaluate.base import Evaluation
 from sslkit.registry import entry
 
 
 @entry()
-def evaluation(*, protocol: Callable[..., dict[str, Any]]) -> None:
+def evaluation(*, protocol: Evaluation) -> None:
     """`evaluation.protocol = @evaluate.DenseRetrieval()`: what `sslkit evaluate` calls with a run's backbone."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from sslkit.augmenters import Crops
+from sslkit.augmenters import Augmenter
 from sslkit.evaluate.dense_retrieval import evaluating
 from sslkit.loader import Images, Views
 from sslkit.method import Method
@@ -16,7 +16,7 @@ N_IMAGES = 32  # looked at; the pictures show a handful of them
 
 
 @torch.no_grad()
-def draw(run_dir: Path, method: Method, data: Images, augmenter: Crops) -> list[Path]:
+def draw(run_dir: Path, method: Method, data: Images, augmenter: Augmenter) -> list[Path]:
     """Draw clusters, matches, features and curves into `run_dir/pictures`; the paths come back.
 
     The images are spread evenly over the data and seen in fixed views, so that pictures of two moments compare.
