@@ -184,9 +184,7 @@ def _plot(
             y = [mean(f) if f else math.nan for f in found]
             error = [stdev(f) if len(f) > 1 else 0.0 for f in found] if any(len(f) > 1 for f in found) else None
             label = ", ".join(f"{n.rpartition('.')[2]} = {v}" for n, v in zip(names[1:], others, strict=True))
-            panel.errorbar(
-                range(len(across)), y, yerr=error, marker="o", capsize=3, label=label
-            )
+            panel.errorbar(range(len(across)), y, yerr=error, marker="o", capsize=3, label=label)
         panel.set_xticks(range(len(across)), across, rotation=0 if max(map(len, across)) < 12 else 30)
         panel.set_xlabel(names[0] if names else "")
         panel.set_title(metric, fontsize=10)

@@ -22,6 +22,7 @@ TINY = {
     "Prototypes": dict(outputs={"image": 6, "region": 3}, dim=DIM, hidden=8, bottleneck=4),
     "Constant": dict(value=0.5),
     "Cosine": dict(start=1.0, end=0.0, warmup_epochs=1),
+    "Scaled": dict(value=0.5),
     "ScaledCosine": dict(start=1.0, end=0.0, warmup_epochs=1),
     "Linear": dict(start=1.0, end=0.0),
     "Piecewise": dict(values={0: 1.0, 2: 0.5}),

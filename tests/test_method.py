@@ -535,6 +535,14 @@ def test_an_image_level_search_needs_no_clusterer():
 # without values
 
 
+def test_a_term_starts_with_the_latest_of_its_three_starts():
+    term = Term(aligner=ImageAcrossViews(), loss=Distillation(), head="image", start_epoch=1, start_fraction=0.5)
+    assert [term.first_step(n_steps, 3) for n_steps in (4, 10)] == [3, 5]
+    for step in range(10):
+        term.set_time(Time(step, 10, 3))
+        assert term.is_on == (step >= 5)
+
+
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("start_epoch", [0, 1])
 def test_a_step_works_without_values(static, start_epoch):

@@ -322,6 +322,9 @@ ANY_NUMBER = {
     "schedules.Cosine": LINE | {"warmup_start"},
     "schedules.ScaledCosine": LINE | {"warmup_start"},
     "schedules.Linear": LINE,
+    "schedules.Scaled": {"value"},
+    "product": {"factors"},
+    "total": {"parts"},
     "schedules.Piecewise": {"values"},
     "Term": {"weight"},
     "evaluate.DenseRetrieval": {"ignore_index"},  # any label that no class has, and data sets have their own

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sslkit.schedules import Constant, Cosine, Linear, Piecewise, ScaledCosine, Schedule, Time, at
+from sslkit.schedules import Constant, Cosine, Linear, Piecewise, Scaled, ScaledCosine, Schedule, Time, at
 
 
 def over_run(schedule, n_steps, per_epoch=1, batch_size=256):
@@ -88,15 +88,36 @@ def test_a_piecewise_value_holds_until_the_next_has_begun():
 @pytest.mark.parametrize(
     "make, named",
     [
-        (lambda: Cosine(1.0, 0.0, warmup_epochs=1, warmup_steps=10), r"epochs \(1\) and in steps \(10\)"),
-        (lambda: Linear(1.0, 0.0, epochs=1, steps=10), r"epochs \(1\) and in steps \(10\)"),
-        (lambda: Linear(1.0, 0.0, steps=10, stepwise=True), "steps=10 with stepwise=True"),
+        (
+            lambda: Cosine(1.0, 0.0, warmup_epochs=1, warmup_steps=10),
+            "warmup_epochs=1, warmup_steps=10: give one of them",
+        ),
+        (lambda: Cosine(1.0, 0.0, warmup_fraction=0.1, warmup_steps=10), "warmup_steps=10, warmup_fraction=0.1: give"),
+        (lambda: Linear(1.0, 0.0, epochs=1, steps=10), "epochs=1, steps=10: give one of them"),
+        (lambda: Linear(1.0, 0.0, steps=10, stepwise=True), "stepwise=True with steps=10"),
+        (lambda: Linear(1.0, 0.0, fraction=0.5, stepwise=True), "fraction=0.5"),
         (lambda: Piecewise({1: 1.0}), "must say what holds from epoch 0 on"),
     ],
 )
 def test_a_schedule_that_contradicts_itself_is_refused(make, named):
     with pytest.raises(ValueError, match=named):
         make()
+
+
+def test_a_length_may_be_a_share_of_the_run():
+    short, long = (over_run(Cosine(1.0, 0.0, warmup_fraction=0.25), n) for n in (8, 40))
+    assert short == over_run(Cosine(1.0, 0.0, warmup_steps=2), 8)
+    assert long == over_run(Cosine(1.0, 0.0, warmup_steps=10), 40)
+    assert over_run(Linear(1.0, 0.0, fraction=0.5), 8) == over_run(Linear(1.0, 0.0, steps=4), 8)
+
+
+@pytest.mark.parametrize("rule, factor", [("linear", 4.0), ("sqrt", 2.0)])
+def test_a_scaled_value_follows_the_batch_size_of_the_run(rule, factor):
+    inner = Cosine(0.3, 0.1, warmup_steps=2)
+    for step in range(6):
+        time = Time(step, 6, 6, batch_size=1024)
+        assert Scaled(inner, rule=rule)(time) == pytest.approx(factor * inner(time))
+    assert Scaled(0.3, per=512)(Time(batch_size=256)) == pytest.approx(0.15)
 
 
 def test_the_bare_schedule_has_no_value():
