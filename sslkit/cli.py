@@ -108,11 +108,9 @@ def describe(
 @click.argument("what", required=False, metavar="[ROLE | NAME]")
 def list_(what: str | None) -> None:
     """List the components of all roles, or of one with their parameters, types, ranges, defaults and sources."""
-    import sslkit.components  # noqa: F401  fills the registry
-    from sslkit import catalogue
-    from sslkit.registry import load_plugins
+    from sslkit import catalogue, registry
 
-    load_plugins()
+    registry.load()
     click.echo(catalogue.overview() if what is None else catalogue.details(what), nl=what is not None)
 
 
@@ -122,7 +120,6 @@ def list_(what: str | None) -> None:
 @click.option("--out", type=DIRECTORY, help="Folder to write; the name in small letters if left out.")
 def new(role: str, name: str, out: Path | None) -> None:
     """Write a package with a new component that works, its test and an example: `sslkit new clusterer Voronoi`."""
-    import sslkit.components  # noqa: F401  fills the registry
     from sslkit import stub
 
     for path in stub.write(role, name, out if out is not None else Path(name.lower())):

@@ -7,6 +7,7 @@ use these parts in its gin files; sslkit itself only reads gin's language (see `
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,7 @@ ROLES = (
     "schedules",
     "evaluate",
 )
+OWN = "sslkit.components"  # the module that imports every part of our own
 ENTRY_POINTS = "sslkit.components"
 Kind = Literal["component", "joint", "entry", "helper"]
 
@@ -161,12 +163,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def load_plugins() -> list[str]:
-    """Import what other packages offer under the entry point `sslkit.components`; their names come back.
+def load() -> list[str]:
+    """Fill the tables: sslkit's own parts, then what other packages offer under the entry point `sslkit.components`.
 
-    A plugin that cannot be imported is reported and left out: an unrelated package must not stop a run that does not
-    use it. A gin file that does use it then fails with an unknown name.
+    The names of the plugins come back. One that cannot be imported is reported and left out: an unrelated package must
+    not stop a run that does not use it. A gin file that does use it then fails with an unknown name.
     """
+    importlib.import_module(OWN)
     loaded = []
     for point in entry_points(group=ENTRY_POINTS):
         try:

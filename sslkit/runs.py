@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-import sslkit.components
 from sslkit import checkpoint, config
 from sslkit.config import Config
 from sslkit.errors import ConfigError

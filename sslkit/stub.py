@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 
 from sslkit.errors import ConfigError
-from sslkit.registry import ROLES, components, did_you_mean, load_plugins
+from sslkit.registry import ROLES, components, did_you_mean, load
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 ONE_OF = {
@@ -90,9 +90,8 @@ def _refuse_name(role: str, name: str, module: str, source: str) -> None:
         words = [word for word in re.split(r"[^A-Za-z0-9]+|^[0-9]+", name) if word and not keyword.iskeyword(name)]
         better = "".join(word[0].upper() + word[1:] for word in words) or "SoftVoronoi"
         raise ConfigError(f"name={name!r} is not the name of a class; {better!r} would be")
-    import sslkit.components  # noqa: F401  fills the registry
 
-    load_plugins()
+    load()
     taken = components(role)
     if name in taken:
         raise ConfigError(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sslkit.config import helpers as helpers
+from sslkit import registry
 from sslkit.config import text
 from sslkit.config.build import FAILED, Builder, named
 from sslkit.config.check import check
@@ -24,7 +24,7 @@ from sslkit.config.source import shipped as shipped
 from sslkit.config.text import difference as difference
 from sslkit.config.tree import Argument, Node, Tree, resolve
 from sslkit.errors import ConfigError
-from sslkit.registry import did_you_mean, load_plugins, matching
+from sslkit.registry import did_you_mean, matching
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def examine(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config,
     Wrong bindings are left out of the tree, so that what else is wrong comes to light with them. Values that are left
     open are no problem yet: `Config.left_open` has them.
     """
-    load_plugins()
+    registry.load()
     written, problems = read(files, bindings)
     good, found = check(written)
     kept = {id(binding) for binding in good}

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-import sslkit.components
 from sslkit import checkpoint, config, distributed, preflight, provenance
 from sslkit.config import Config
 from sslkit.errors import ConfigError
