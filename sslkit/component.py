@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,8 @@ class Component(nn.Module):
         Raises:
             ValueError: the value is out of its range, now or when a schedule comes to it.
         """
-        declared = parameters(type(self)).get(name)
+        made: Callable[..., Any] = type(self)
+        declared = parameters(made).get(name)
         self._ranges[name] = (range_of(declared.hint) if declared else None) or Within()
         if isinstance(value, Schedule):
             self._schedules[name] = value
@@ -52,4 +54,3 @@ class Component(nn.Module):
 
     def update(self, outcomes: list[Outcome]) -> None:
         """Called once after each optimiser step with what its micro-batches saw."""
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from sslkit.heads import Head
 from sslkit.losses import Loss
 from sslkit.matchers import Matcher
 from sslkit.memories import Memory
+from sslkit.parameters import Natural, Within
 from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time
 from sslkit.types import Batch, Features, Matches, Outcome, Pairs, Queries, Regions, Rows, Step, View
@@ -91,8 +92,6 @@ class Search(Component):
 
     def __init__(self, *, matcher: Matcher, memory: Memory, level: Literal["region", "image"] = "region"):
         super().__init__()
-        if level not in ("region", "image"):
-            raise ValueError(f"level={level!r}: give 'region' or 'image'")
         self.level, self.matcher, self.memory = level, matcher, memory
 
     def queries(self, batch: Batch, teacher: Features, regions: Regions | None) -> Queries:
@@ -142,8 +141,8 @@ class Term(Component):
         loss: Loss,
         head: str,
         weight: Scheduled = 1.0,
-        start_epoch: int = 0,
-        start_step: int = 0,
+        start_epoch: Natural = 0,
+        start_step: Natural = 0,
     ):
         super().__init__()
         self.aligner, self.loss, self.head = aligner, loss, head
@@ -182,14 +181,14 @@ class Method(Component):
         terms: Mapping[str, Term],
         clusterer: Clusterer | None = None,
         searches: Mapping[str, Search] | None = None,
-        momentum: Scheduled | None = None,
+        momentum: Annotated[Scheduled, Within(0, 1)] | None = None,
         centering: Centering | Mapping[str, Centering] | None = None,
-        freeze_outputs_epochs: int = 0,
+        freeze_outputs_epochs: Natural = 0,
         static_shapes: bool = False,
     ):
         super().__init__()
         if not terms:
-            raise ValueError("terms={}: a method needs at least one term")
+            raise ValueError("terms={}, but a method needs at least one term")
         for head in heads:
             head.build(backbone.dim)
         self.student = Network(backbone, heads)

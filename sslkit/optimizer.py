@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import timm.optim
 import torch
@@ -12,8 +12,11 @@ from torch import nn
 from sslkit.errors import ConfigError
 from sslkit.heads.prototypes import WeightNorm
 from sslkit.method import Method
+from sslkit.parameters import Positive, Within, refuse
 from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time, at
+
+Rate = Annotated[Scheduled, Within(least=0)]
 
 
 @joint
@@ -35,22 +38,16 @@ class Optimizer:
         self,
         *,
         name: str = "adamw",
-        lr: Scheduled | None = None,
-        weight_decay: Scheduled = 0.04,
+        lr: Rate | None = None,
+        weight_decay: Rate = 0.04,
         options: Mapping[str, Any] | None = None,
-        clip: float | None = None,
+        clip: Positive | None = None,
         clip_scope: Literal["all", "tensor"] = "all",
         decay: Literal["weights", "matrices"] = "weights",
     ):
         known = [str(each) for each in timm.optim.list_optimizers()]
         if name not in known:
             raise ValueError(f"name={name!r} is not an optimiser of timm; it has: {', '.join(known)}")
-        if clip is not None and clip <= 0:
-            raise ValueError(f"clip={clip}: give a positive norm, or leave it out for no clipping")
-        if clip_scope not in ("all", "tensor"):
-            raise ValueError(f"clip_scope={clip_scope!r}: give 'all' or 'tensor'")
-        if decay not in ("weights", "matrices"):
-            raise ValueError(f"decay={decay!r}: give 'weights' or 'matrices'")
         self.name, self.options, self.decay = name, dict(options or {}), decay
         self.lr = Cosine(1e-3, 0.0) if lr is None else lr
         self.weight_decay, self.clip, self.clip_scope = weight_decay, clip, clip_scope
@@ -70,10 +67,17 @@ class Optimizer:
             raise ConfigError(f"Optimizer.name={self.name!r} does not take options={self.options}: {error}") from error
 
     def set_time(self, time: Time) -> None:
-        """Set the learning rate of both groups and the weight decay of the first."""
+        """Set the learning rate of both groups and the weight decay of the first.
+
+        Raises:
+            ValueError: a schedule comes to a negative number.
+        """
+        lr, weight_decay = at(self.lr, time), at(self.weight_decay, time)
+        refuse("lr", lr, Rate)
+        refuse("weight_decay", weight_decay, Rate)
         for i, group in enumerate(self.inner.param_groups):
-            group["lr"] = at(self.lr, time)
-            group["weight_decay"] = at(self.weight_decay, time) if i == 0 else 0.0
+            group["lr"] = lr
+            group["weight_decay"] = weight_decay if i == 0 else 0.0
 
     def clip_gradients(self) -> torch.Tensor:
         """Clip as configured; the norm of all gradients before comes back."""

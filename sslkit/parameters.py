@@ -10,6 +10,7 @@ import collections.abc
 import functools
 import inspect
 import math
+import numbers
 import re
 import types
 import typing
@@ -31,11 +32,10 @@ class Within:
         return self.least <= value <= self.most and (value > self.above or self.above == -math.inf)
 
     def __str__(self) -> str:
-        if self.above > -math.inf:
-            return f"above {self.above:g}" + (f" and at most {self.most:g}" if self.most < math.inf else "")
-        if self.most == math.inf:
-            return f"at least {self.least:g}"
-        return f"from {self.least:g} to {self.most:g}" if self.least > -math.inf else f"at most {self.most:g}"
+        if self.least > -math.inf and self.most < math.inf:
+            return f"from {self.least:.12g} to {self.most:.12g}"
+        ends = {"at least": self.least, "above": self.above, "at most": self.most}
+        return " and ".join(f"{word} {end:.12g}" for word, end in ends.items() if math.isfinite(end)) or "a number"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ Natural = Annotated[int, Within(least=0)]
 Positive = Annotated[float, Within(above=0)]
 NonNegative = Annotated[float, Within(least=0)]
 Share = Annotated[float, Within(0, 1)]  # of a whole, or a probability
+Seed = Annotated[int, Within(0, 2**32 - 1)]  # what numpy and torch both take
 Folder = Annotated[str | Path, Existing()]
 
 
@@ -105,14 +106,27 @@ def misfit(value: Any, hint: Any) -> str | None:
 
 
 def refuse(name: str, value: Any, hint: Any) -> None:
-    """Refuse a number out of its range and a word that is not among those allowed; types are left to Python.
+    """Refuse a number that is out of its range or not whole, and a word not among those allowed.
+
+    Other types are left to Python.
 
     Raises:
         ValueError: naming the parameter, its value and what would be right.
     """
-    wrong = _out_of_bounds(value, hint, and_words=True)
+    wrong = _out_of_bounds(value, hint, and_kinds=True)
     if wrong is not None:
         raise ValueError(f"{name}={value!r}, but it must be {wrong}")
+
+
+def refuse_unordered(**spans: Any) -> None:
+    """Refuse what is not a pair of which the first is the lowest.
+
+    Raises:
+        ValueError: naming the parameter and its value.
+    """
+    for name, span in spans.items():
+        if not isinstance(span, (list, tuple)) or len(span) != 2 or span[0] > span[1]:
+            raise ValueError(f"{name}={span!r}, but it must be a pair (lowest, highest)")
 
 
 def checked(cls: type) -> None:
@@ -149,8 +163,9 @@ def spell(hint: Any) -> str:
     """A type as a person writes it, its range behind it."""
     bounds = [str(bound) for bound in _bounds(hint) if isinstance(bound, Within | Existing)]
     if bounds:
-        return f"{spell(get_args(hint)[0])} {' and '.join(bounds)}"
-    origin, args = get_origin(hint), get_args(hint)
+        return f"{spell(get_args(hint)[0])} ({' and '.join(bounds)})"
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
     if hint is None or hint is type(None):
         return "None"
     if hint is Ellipsis:
@@ -159,7 +174,7 @@ def spell(hint: Any) -> str:
         return " | ".join(spell(arg) for arg in args)
     if origin is Literal:
         return " | ".join(map(repr, args))
-    if inspect.isclass(origin) and args and origin is not collections.abc.Callable:
+    if origin is not collections.abc.Callable and inspect.isclass(origin) and args:
         return f"{origin.__name__}[{', '.join(spell(arg) for arg in args)}]"
     if inspect.isclass(hint):
         return hint.__name__
@@ -181,9 +196,12 @@ def _is_of(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_is_of(value, arg) for arg in args)
     if origin is Literal:
-        return any(value == arg and type(value) is type(arg) for arg in args)
+        is_unknown = isinstance(value, Promise) and value.promised is None
+        return is_unknown or any(value == arg and type(value) is type(arg) for arg in args)
     if isinstance(value, Promise):
         return _will_be(value.promised, origin or hint)
+    if getattr(hint, "_is_protocol", False):
+        return all(hasattr(value, name) for name in _members(hint))
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -199,10 +217,15 @@ def _will_be(cls: type | None, wanted: Any) -> bool:
     if cls is None or not inspect.isclass(wanted):
         return True
     if getattr(wanted, "_is_protocol", False):
-        return all(hasattr(cls, name) for name in _members(wanted))
+        return all(_defines(cls, name) for name in _members(wanted))
     if wanted is collections.abc.Callable:
-        return callable(getattr(cls, "__call__", None))
+        return _defines(cls, "__call__")
     return issubclass(cls, wanted)
+
+
+def _defines(cls: type, name: str) -> bool:
+    """Whether instances have it; a class itself has a `__call__` in any case."""
+    return any(name in vars(base) for base in cls.__mro__)
 
 
 def _holds(value: Any, origin: type, args: tuple[Any, ...]) -> bool:
@@ -220,21 +243,24 @@ def _members(protocol: type) -> list[str]:
     return [name for name, member in vars(protocol).items() if inspect.isfunction(member) and name not in skipped]
 
 
-def _out_of_bounds(value: Any, hint: Any, *, and_words: bool = False) -> str | None:
-    """What the value, or a number in it, would have to be; None if it is that."""
-    if isinstance(value, Promise):
-        return None
+def _out_of_bounds(value: Any, hint: Any, *, and_kinds: bool = False) -> str | None:
+    """What the value, or what it holds, would have to be; None if it is that."""
     for part, bound in _parts(value, hint):
-        is_number = isinstance(part, (int, float)) and not isinstance(part, bool)
+        is_number = isinstance(part, numbers.Real) and not isinstance(part, bool)  # numpy's too
         if isinstance(bound, Within) and is_number and part not in bound:
-            return str(bound) if part is value else f"made of numbers {bound}"
-        if and_words and isinstance(bound, tuple) and part not in bound:
-            return " or ".join(map(repr, bound))
+            one, many = str(bound), f"numbers {bound}"
+        elif and_kinds and bound is int and isinstance(part, (bool, float)):
+            one, many = "a whole number", "whole numbers"
+        elif and_kinds and isinstance(bound, tuple) and part not in bound:
+            one = many = " or ".join(map(repr, bound))
+        else:
+            continue
+        return one if part is value else f"made of {many}"
     return None
 
 
 def _parts(value: Any, hint: Any) -> Iterator[tuple[Any, Any]]:
-    """Every part of a value for which the annotation declares a range, or words, and these."""
+    """Every part of a value for which the annotation declares a range, words or whole numbers, and these."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         for bound in args[1:]:
@@ -242,9 +268,13 @@ def _parts(value: Any, hint: Any) -> Iterator[tuple[Any, Any]]:
         yield from _parts(value, args[0])
     elif origin is Literal:
         yield value, args
+    elif hint is int:
+        yield value, int
     elif origin in (typing.Union, types.UnionType):
         fitting = [arg for arg in args if _is_of(value, arg)]
-        yield from _parts(value, fitting[0] if fitting else args[0]) if fitting or len(args) == 1 else ()
+        others = [arg for arg in args if arg is not type(None)]
+        if fitting or len(others) == 1:
+            yield from _parts(value, (fitting or others)[0])
     elif isinstance(value, Mapping) and len(args) == 2:
         for key, item in value.items():
             yield from (*_parts(key, args[0]), *_parts(item, args[1]))

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from sslkit.parameters import refuse
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 log = logging.getLogger("sslkit")
 
@@ -21,8 +23,7 @@ def autocast(device: torch.device, precision: Precision) -> tuple[AbstractContex
     Raises:
         ValueError: there is no such precision.
     """
-    if precision not in ("auto", "float32", "bfloat16", "float16"):
-        raise ValueError(f"precision={precision!r}: give 'auto', 'float32', 'bfloat16' or 'float16'")
+    refuse("precision", precision, Precision)
     if precision == "auto":
         precision = "float32" if device.type == "cpu" else "bfloat16"
     if (

@@ -43,8 +43,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Known:
     """Something that gin files may name.
 
-    A component fills a role; a joint (`Method`, `Term`, ...) joins components; an entry is what sslkit calls with what a
-    file binds for it; a helper makes a value out of values while a file is read.
+    A component fills a role; a joint (`Method`, `Term`, ...) joins components; an entry is what sslkit calls with what
+    a file binds for it; a helper makes a value out of values while a file is read.
     """
 
     name: str  # as in gin files: `matchers.Cycle`, `Method`, `train`

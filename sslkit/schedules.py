@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sslkit.parameters import Natural, NonNegative
 from sslkit.registry import register
 
 
@@ -91,8 +92,8 @@ class Cosine(Schedule):
         start: float,
         end: float,
         *,
-        warmup_epochs: float | None = None,
-        warmup_steps: int | None = None,
+        warmup_epochs: NonNegative | None = None,
+        warmup_steps: Natural | None = None,
         warmup_start: float = 0.0,
     ):
         self.start, self.end, self.warmup_start = start, end, warmup_start
@@ -129,7 +130,13 @@ class Linear(Schedule):
     """
 
     def __init__(
-        self, start: float, end: float, *, epochs: int | None = None, steps: int | None = None, stepwise: bool = False
+        self,
+        start: float,
+        end: float,
+        *,
+        epochs: Natural | None = None,
+        steps: Natural | None = None,
+        stepwise: bool = False,
     ):
         if stepwise and steps is not None:
             raise ValueError(f"steps={steps} with stepwise=True: a value that changes per epoch is given in epochs")
@@ -149,9 +156,9 @@ class Linear(Schedule):
 class Piecewise(Schedule):
     """The value of the latest epoch in `values` that has begun, such as `{0: 0.0, 1: 1.0}` for "from epoch 1 on"."""
 
-    def __init__(self, values: Mapping[float, float]):
+    def __init__(self, values: Mapping[NonNegative, float]):
         if 0 not in values:
-            raise ValueError(f"values={dict(values)} does not say what holds from epoch 0 on")
+            raise ValueError(f"values={dict(values)}, but it must say what holds from epoch 0 on")
         self.values = dict(sorted(values.items()))
 
     def __call__(self, time: Time) -> float:

@@ -24,6 +24,7 @@ from sslkit.method import Method
 from sslkit.monitors import gallery
 from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
+from sslkit.parameters import Count, Natural, Seed, parameters, refuse
 from sslkit.precision import Precision, autocast
 from sslkit.registry import entry
 from sslkit.schedules import Time
@@ -40,19 +41,19 @@ def train(
     data: Images,
     augmenter: Crops,
     optimizer: Optimizer,
-    batch_size: int,
-    n_epochs: int | None = None,
-    n_steps: int | None = None,
-    accumulate: int = 1,
-    seed: int = 0,
+    batch_size: Count,
+    n_epochs: Count | None = None,
+    n_steps: Count | None = None,
+    accumulate: Count = 1,
+    seed: Seed = 0,
     device: str = "auto",
     precision: Precision = "auto",
-    n_workers: int | None = None,
-    log_every: int = 50,
-    save_every: int = 1000,
-    keep: int = 2,
+    n_workers: Natural | None = None,
+    log_every: Count = 50,
+    save_every: Count = 1000,
+    keep: Count = 2,
     evaluations: Mapping[str, DenseRetrieval] | None = None,
-    evaluate_every: int | None = None,
+    evaluate_every: Count | None = None,
     pictures: bool = True,
 ) -> dict[str, float]:
     """Take optimiser steps until the end, from the newest checkpoint in `run_dir` if there is one.
@@ -79,11 +80,7 @@ def train(
         CheckpointError: no checkpoint of the run can be read, or it is of another run.
         ConfigError: the arguments do not fit one another or the data; no step has been taken then.
     """
-    if not 0 <= seed < 2**32 or (n_workers is not None and n_workers < 0):
-        raise ConfigError(f"seed={seed}, n_workers={n_workers}: seed is from 0 to 2**32 - 1, n_workers at least 0")
-    _refuse_less_than_one(
-        locals(), "batch_size", "accumulate", "log_every", "save_every", "evaluate_every", "keep", "n_steps", "n_epochs"
-    )
+    _refuse_out_of_range(locals())
     where = _device(device)
     length = plan(
         method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps
@@ -166,10 +163,13 @@ def train(
     return results
 
 
-def _refuse_less_than_one(given: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        if given[name] is not None and given[name] < 1:
-            raise ConfigError(f"{name}={given[name]}: at least 1 is needed")
+def _refuse_out_of_range(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of `train` that their annotations do not allow."""
+    for name, parameter in parameters(train).items():
+        try:
+            refuse(name, given[name], parameter.hint)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,8 @@ def test_the_other_images_of_a_batch_matter_only_when_the_cost_is_scaled_over_th
         (dict(n_clusters=0), "n_clusters=0"),
         (dict(n_clusters=2, n_rounds=0), "n_rounds=0"),
         (dict(n_clusters=2, n_balancing=0), "n_balancing=0"),
+        (dict(n_clusters=2, sharpness=0.0), "sharpness=0.0"),
+        (dict(n_clusters=2, positional_weight=-1.0), "positional_weight=-1.0"),
         (dict(n_clusters=2, cost_scale="world"), "cost_scale='world'"),
     ],
 )
@@ -245,5 +247,7 @@ def test_the_grid_does_not_look_at_the_tokens():
 
 
 def test_the_grid_needs_a_row_and_a_column():
-    with pytest.raises(ValueError, match="rows=0, columns=2"):
+    with pytest.raises(ValueError, match="rows=0"):
         Grid(0, 2)
+    with pytest.raises(ValueError, match="columns=0"):
+        Grid(2, 0)

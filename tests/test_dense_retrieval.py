@@ -308,14 +308,14 @@ def test_the_memory_keeps_no_gradient():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(n_classes=1), "n_classes=1: at least 2"),
+        (dict(n_classes=1), "n_classes=1, but it must be at least 2"),
         (dict(n_neighbours=0), "n_neighbours=0"),
         (dict(temperature=0.0), r"temperature=0\.0"),
         (dict(image_size=0), "image_size=0"),
         (dict(batch_size=0), "batch_size=0"),
-        (dict(ignore_index=3), "ignore_index=3 is one of the n_classes=4"),
-        (dict(memory_size=5), "memory_size=5 is less than one patch for each of 6 images"),
-        (dict(n_train=7), "train has 6 images, but n_train=7"),
+        (dict(ignore_index=3), "ignore_index=3, but it is one of the n_classes=4"),
+        (dict(memory_size=5), "memory_size=5, but it must hold a patch of each of 6 images"),
+        (dict(n_train=7), "n_train=7, but train has 6 images"),
         (dict(val=Coloured(0)), "val has 0 images"),
     ],
 )

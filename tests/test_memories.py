@@ -219,7 +219,7 @@ def test_a_queue_in_half_precision_takes_half_the_room(dtype):
     "make, named",
     [
         (lambda: Queue(0), "n_images=0"),
-        (lambda: Queue(1, dtype="int8"), "dtype='int8': give one of float32, float16, bfloat16"),
+        (lambda: Queue(1, dtype="int8"), "dtype='int8', but it must be 'float32' or 'float16' or 'bfloat16'"),
         (lambda: Queue(2, n_per_image=1, dim=DIM).push(Queries.of(torch.zeros(2, 2, DIM), [2])), "n_per_image=1"),
         (lambda: Queue(2, n_per_image=1, dim=DIM).push(Queries.of(torch.zeros(3, 1, DIM))), "n_planes=2, .* have 3"),
     ],

@@ -91,7 +91,7 @@ def test_a_piecewise_value_holds_until_the_next_has_begun():
         (lambda: Cosine(1.0, 0.0, warmup_epochs=1, warmup_steps=10), r"epochs \(1\) and in steps \(10\)"),
         (lambda: Linear(1.0, 0.0, epochs=1, steps=10), r"epochs \(1\) and in steps \(10\)"),
         (lambda: Linear(1.0, 0.0, steps=10, stepwise=True), "steps=10 with stepwise=True"),
-        (lambda: Piecewise({1: 1.0}), "does not say what holds from epoch 0 on"),
+        (lambda: Piecewise({1: 1.0}), "must say what holds from epoch 0 on"),
     ],
 )
 def test_a_schedule_that_contradicts_itself_is_refused(make, named):

@@ -25,8 +25,6 @@ class ImageAcrossViews(Aligner):
 
     def __init__(self, *, sources: Literal["any", "same", "different"] = "any"):
         super().__init__()
-        if sources not in ("any", "same", "different"):
-            raise ValueError(f"sources={sources!r}: give 'any', 'same' or 'different'")
         self.sources = sources
 
     def forward(self, step: Step) -> Pairs:

@@ -13,17 +13,6 @@ from sslkit import distributed
 Scope = Literal["rank", "all"]
 
 
-def check_scope(scope: Scope) -> Scope:
-    """The scope as given.
-
-    Raises:
-        ValueError: there is no such scope.
-    """
-    if scope not in ("rank", "all"):
-        raise ValueError(f"scope={scope!r}: give 'rank' or 'all'")
-    return scope
-
-
 def mass(weight: Float[Tensor, " n"], scope: Scope) -> Float[Tensor, ""]:
     """What weights are divided by: their sum on this rank, or the mean over ranks of that sum.
 

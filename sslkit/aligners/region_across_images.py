@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from sslkit.aligners.base import Aligner
-from sslkit.aligners.normalise import Scope, check_scope, mass
+from sslkit.aligners.normalise import Scope, mass
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 
@@ -36,9 +36,7 @@ class RegionAcrossImages(Aligner):
         scope: Scope = "all",
     ):
         super().__init__()
-        if normalise not in ("direction", "pooled", "first_direction"):
-            raise ValueError(f"normalise={normalise!r}: give 'direction', 'pooled' or 'first_direction'")
-        self.search, self.normalise, self.scope = search, normalise, check_scope(scope)
+        self.search, self.normalise, self.scope = search, normalise, scope
 
     def forward(self, step: Step) -> Pairs:
         regions = step.regions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sslkit.aligners.base import Aligner
-from sslkit.aligners.normalise import Scope, check_scope, over
+from sslkit.aligners.normalise import Scope, over
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 
@@ -23,7 +23,7 @@ class RegionAcrossViews(Aligner):
 
     def __init__(self, *, scope: Scope = "all"):
         super().__init__()
-        self.scope = check_scope(scope)
+        self.scope = scope
 
     def forward(self, step: Step) -> Pairs:
         regions = step.regions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from sslkit import draws
 from sslkit.augmenters import colour
+from sslkit.parameters import Count, Natural, NonNegative, Positive, Share, Within, refuse_unordered
 from sslkit.registry import register
 from sslkit.types import Key, View
 
-INTERPOLATIONS = ("bicubic", "bilinear")
 JITTERS = {
     "brightness": colour.brightness,
     "contrast": colour.contrast,
@@ -68,49 +69,30 @@ class Crop:
     def __init__(
         self,
         *,
-        size: int = 224,
-        scale: Sequence[float] = (0.25, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
-        interpolation: str = "bicubic",
-        flip_p: float = 0.5,
-        jitter_p: float = 0.8,
-        brightness: float = 0.4,
-        contrast: float = 0.4,
-        saturation: float = 0.2,
-        hue: float = 0.1,
-        grayscale_p: float = 0.2,
-        blur_p: float = 0.0,
-        blur_px: Sequence[float] = (0.1, 2.0),
-        solarise_p: float = 0.0,
-        solarise_threshold: float = 128,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
-        source: int = 0,
-        n: int = 1,
+        size: Count = 224,
+        scale: Sequence[Annotated[float, Within(above=0, most=1)]] = (0.25, 1.0),
+        ratio: Sequence[Positive] = (3 / 4, 4 / 3),
+        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+        flip_p: Share = 0.5,
+        jitter_p: Share = 0.8,
+        brightness: NonNegative = 0.4,
+        contrast: NonNegative = 0.4,
+        saturation: NonNegative = 0.2,
+        hue: Annotated[float, Within(0, 0.5)] = 0.1,
+        grayscale_p: Share = 0.2,
+        blur_p: Share = 0.0,
+        blur_px: Sequence[Positive] = (0.1, 2.0),
+        solarise_p: Share = 0.0,
+        solarise_threshold: Annotated[float, Within(0, 256)] = 128,
+        mean: Sequence[Share] = (0.485, 0.456, 0.406),
+        std: Sequence[Positive] = (0.229, 0.224, 0.225),
+        source: Natural = 0,
+        n: Count = 1,
     ) -> None:
-        _whole("size", size, least=1)
-        _whole("source", source, least=0)
-        _whole("n", n, least=1)
-        _range("scale", scale, above=0, most=1)
-        _range("ratio", ratio, above=0)
-        _range("blur_px", blur_px, above=0)
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation={interpolation!r}, but it is one of {', '.join(INTERPOLATIONS)}")
-        for name, p in (
-            ("flip_p", flip_p),
-            ("jitter_p", jitter_p),
-            ("grayscale_p", grayscale_p),
-            ("blur_p", blur_p),
-            ("solarise_p", solarise_p),
-        ):
-            _number(name, p, 0, 1)
-        for name, strength in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            _number(name, strength, 0)
-        _number("hue", hue, 0, 0.5)
-        _number("solarise_threshold", solarise_threshold, 0, 256)
+        refuse_unordered(scale=scale, ratio=ratio, blur_px=blur_px)
         for name, values in (("mean", mean), ("std", std)):
-            if len(values) != 3 or (name == "std" and min(values) <= 0):
-                raise ValueError(f"{name}={values}, but it is one {'positive ' * (name == 'std')}number per channel, 3")
+            if len(values) != 3:
+                raise ValueError(f"{name}={values!r}, but it must be one number per channel, 3")
         self.size, self.scale, self.ratio, self.interpolation = size, tuple(scale), tuple(ratio), interpolation
         self.flip_p, self.jitter_p, self.grayscale_p = flip_p, jitter_p, grayscale_p
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
@@ -230,18 +212,3 @@ def levels(image: Image.Image) -> UInt8[Tensor, "h w 3"]:
     if image.mode != "RGB":
         raise ValueError(f"an image has mode {image.mode!r}, but views are made of 'RGB': convert it when it is loaded")
     return torch.from_numpy(np.array(image))
-
-
-def _whole(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}, but it is a whole number of at least {least}")
-
-
-def _number(name: str, value: float, least: float, most: float = math.inf) -> None:
-    if not least <= value <= most:
-        raise ValueError(f"{name}={value!r}, but it is a number in [{least}, {most}]")
-
-
-def _range(name: str, value: Sequence[float], above: float, most: float = math.inf) -> None:
-    if not (len(value) == 2 and above < value[0] <= value[1] <= most):
-        raise ValueError(f"{name}={value!r}, but it is (lowest, highest) with {above} < lowest <= highest <= {most}")

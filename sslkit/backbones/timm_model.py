@@ -12,7 +12,15 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from sslkit.backbones.base import Backbone
+from sslkit.parameters import Share
 from sslkit.registry import register
+
+# what timm takes as options but is asked for in another way here
+_ELSEWHERE = {
+    "pretrained": "load weights with sslkit.backbones.weights",
+    "num_classes": "a backbone has no classifier, and a method has heads instead",
+    "drop_path_rate": "give drop_path",
+}
 
 
 @register("backbones")
@@ -48,7 +56,7 @@ class Timm(Backbone):
         name: str,
         *,
         options: Mapping[str, Any] | None = None,
-        drop_path: float = 0.0,
+        drop_path: Share = 0.0,
         padding: Literal["zeros", "reflect"] = "zeros",
         freeze_patch_embedding: bool = False,
     ):
@@ -59,10 +67,11 @@ class Timm(Backbone):
             raise ValueError(
                 f"name={name!r} is not a model of timm {timm.__version__}; near it: {', '.join(near) or 'none'}"
             )
+        for option, instead in _ELSEWHERE.items():
+            if option in self.options:
+                raise ValueError(f"options={self.options}, but {option!r} does not belong there: {instead}")
         self.arguments = _any_size(name) | self.options  # what timm builds this architecture from
         self.model = _create(name, self.arguments, drop_path)
-        if padding not in ("zeros", "reflect"):
-            raise ValueError(f"padding={padding!r}: give 'zeros' or 'reflect'")
         self.padding = padding
         pad_by(self.model, padding)
         self.dim = int(self.model.num_features)
@@ -108,8 +117,9 @@ def pad_by(model: nn.Module, mode: Literal["zeros", "reflect"]) -> None:
 def _create(name: str, arguments: dict[str, Any], drop_path: float) -> nn.Module:
     try:
         model: nn.Module = timm.create_model(name, num_classes=0, drop_path_rate=drop_path, **arguments)
-    except (TypeError, AssertionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"timm could not make {name!r} with options={arguments}: {error}") from error
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"  # alone, a KeyError says no more than the key
+        raise ValueError(f"timm could not make {name!r} with options={arguments}: {reason}") from error
     cls_token = getattr(model, "cls_token", None)
     if isinstance(cls_token, nn.Parameter):
         nn.init.trunc_normal_(cls_token, std=0.02)  # as DINO starts; timm starts it at 1e-6

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import distributed, ops, precision
 from sslkit.centerings.base import Centering
+from sslkit.parameters import Count, Within
 from sslkit.registry import register
 from sslkit.schedules import Scheduled
 
@@ -30,10 +33,8 @@ class Balance(Centering):
 
     temperature: Float[Tensor, ""]
 
-    def __init__(self, *, temperature: Scheduled = 0.04, n_rounds: int = 3):
+    def __init__(self, *, temperature: Annotated[Scheduled, Within(above=0)] = 0.04, n_rounds: Count = 3):
         super().__init__()
-        if n_rounds < 1:
-            raise ValueError(f"n_rounds={n_rounds}: at least 1 is needed")
         self.n_rounds = n_rounds
         self.schedule("temperature", temperature)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkit import distributed
 from sslkit.centerings.base import Centering
+from sslkit.parameters import Share
 from sslkit.registry import register
 
 
@@ -20,10 +21,8 @@ class Mean(Centering):
 
     centre: Float[Tensor, " c"]
 
-    def __init__(self, *, momentum: float = 0.9):
+    def __init__(self, *, momentum: Share = 0.9):
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum={momentum}: give a number from 0 to 1")
         self.momentum = momentum
 
     def build(self, n_prototypes: int) -> None:

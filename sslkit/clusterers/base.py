@@ -18,8 +18,6 @@ class Clusterer(Component):
 
     def __init__(self, n_clusters: int) -> None:
         super().__init__()
-        if n_clusters < 1:
-            raise ValueError(f"n_clusters={n_clusters}: at least 1 is needed")
         self.n_clusters = n_clusters
 
     @torch.no_grad()

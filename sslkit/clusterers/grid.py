@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sslkit import ops
 from sslkit.clusterers.base import Clusterer
+from sslkit.parameters import Count
 from sslkit.registry import register
 
 
@@ -18,9 +19,7 @@ class Grid(Clusterer):
         rows, columns: cells of the grid over the smallest box that holds the tokens of every view.
     """
 
-    def __init__(self, rows: int, columns: int):
-        if rows < 1 or columns < 1:
-            raise ValueError(f"rows={rows}, columns={columns}: both must be at least 1")
+    def __init__(self, rows: Count, columns: Count):
         super().__init__(rows * columns)
         self.rows, self.columns = rows, columns
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkit import ops
 from sslkit.clusterers.base import Clusterer
+from sslkit.parameters import Count
 from sslkit.registry import register
 
 
@@ -24,10 +25,8 @@ class KMeans(Clusterer):
     Source: the comparison in CrIBo's appendix (arXiv:2310.07855); its details are unknown, so this form is ours.
     """
 
-    def __init__(self, n_clusters: int, *, n_rounds: int = 5):
+    def __init__(self, n_clusters: Count, *, n_rounds: Count = 5):
         super().__init__(n_clusters)
-        if n_rounds < 1:
-            raise ValueError(f"n_rounds={n_rounds}: at least 1 is needed")
         self.n_rounds = n_rounds
 
     def assign(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sslkit import ops
 from sslkit.clusterers.base import Clusterer
+from sslkit.parameters import Count, Positive, Within
 from sslkit.registry import register
 from sslkit.schedules import Scheduled
 
@@ -48,23 +49,17 @@ class Sinkhorn(Clusterer):
 
     def __init__(
         self,
-        n_clusters: int,
+        n_clusters: Count,
         *,
-        n_rounds: int = 5,
-        n_balancing: int = 5,
-        sharpness: float = 20.0,
-        positional_weight: Scheduled = 1.0,
+        n_rounds: Count = 5,
+        n_balancing: Count = 5,
+        sharpness: Positive = 20.0,
+        positional_weight: Annotated[Scheduled, Within(least=0)] = 1.0,
         update_mass: bool = True,
         hard: bool = True,
         cost_scale: Literal["image", "batch"] = "image",
     ):
         super().__init__(n_clusters)
-        if cost_scale not in ("image", "batch"):
-            raise ValueError(f"cost_scale={cost_scale!r}: give 'image' or 'batch'")
-        if sharpness <= 0:
-            raise ValueError(f"sharpness={sharpness}: a positive number is needed")
-        if n_rounds < 1 or n_balancing < 1:
-            raise ValueError(f"n_rounds={n_rounds}, n_balancing={n_balancing}: both must be at least 1")
         self.n_rounds, self.n_balancing, self.sharpness = n_rounds, n_balancing, sharpness
         self.update_mass, self.hard, self.cost_scale = update_mass, hard, cost_scale
         self.schedule("positional_weight", positional_weight)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sslkit.parameters import Folder, Share
 from sslkit.registry import register
 from sslkit.types import Sample
 
@@ -70,9 +71,7 @@ class ImageFolder:
         (('cat', 'dog'), 1, (40, 30))
     """
 
-    def __init__(self, root: str | Path, *, max_unreadable: float = 0.01):
-        if not 0 <= max_unreadable <= 1:
-            raise ValueError(f"max_unreadable={max_unreadable!r}, but it is a share from 0 to 1")
+    def __init__(self, root: Folder, *, max_unreadable: Share = 0.01):
         self.root = os.path.abspath(os.path.expanduser(root))
         self.max_unreadable = max_unreadable
         if not os.path.isdir(self.root):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sslkit import draws
+from sslkit.parameters import Count, Seed, Share, Within, refuse_unordered
 from sslkit.registry import register
 from sslkit.types import Key, Sample
 
 Array = NDArray[np.floating[Any]]
-Span = tuple[float, float]
+NObjects = Annotated[int, Within(1, 100)]
+NBlobs = Annotated[int, Within(0, 1000)]
+Diameter = Annotated[float, Within(0.05, 1)]
 
-SPLITS = ("train", "val")
 TEXTURE_PERIOD = (0.075, 0.105)  # of the image: 7 to 10 px at 96, so that 64 px, a crop or a blur of 1 px leave it
 GRAIN = 0.03  # standard deviation of the noise of a pixel
 CANDIDATES = 32  # places tried for an object before the scene counts as full
@@ -92,19 +94,6 @@ CLASSES = tuple(
 )
 
 
-def _check_number(name: str, value: float, low: float, high: float, kind: type = float) -> None:
-    if not low <= value <= high or (kind is int and not isinstance(value, int)):
-        what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{name}={value!r}, but it is {what} from {low:g} to {high:g}")
-
-
-def _check_span(name: str, span: tuple[float, float], low: float, high: float, kind: type = float) -> None:
-    if not isinstance(span, tuple | list) or len(span) != 2 or span[0] > span[1]:
-        raise ValueError(f"{name}={span!r}, but it is a pair (min, max) with min <= max")
-    for value in span:
-        _check_number(f"in {name}={tuple(span)!r}, a bound", value, low, high, kind)
-
-
 @register("datasets")
 class Scenes:
     """Scenes of textured objects on textured ground, each drawn anew from (seed, split, index).
@@ -125,7 +114,6 @@ class Scenes:
         color_variation: 0 gives every object the same two greys, 1 any colours.
         texture_contrast: difference in brightness between the two colours of an object, 0 to 1.
         background_texture: the same for the ground; 0 is a plain one.
-        seed: any whole number of at least 0.
         split: "train" or "val": different scenes of the same classes.
 
     Raises:
@@ -146,34 +134,21 @@ class Scenes:
     def __init__(
         self,
         *,
-        n_images: int = 10_000,
-        size: int = 96,
-        n_classes: int = 12,
-        objects: tuple[int, int] = (2, 4),
-        scale: Span = (0.3, 0.5),
-        rotation: float = 180.0,
-        occlusion: float = 0.2,
-        clutter: tuple[int, int] = (2, 6),
-        color_variation: float = 1.0,
-        texture_contrast: float = 0.6,
-        background_texture: float = 0.4,
-        seed: int = 0,
-        split: str = "train",
+        n_images: Count = 10_000,
+        size: Annotated[int, Within(32, 4096)] = 96,
+        n_classes: Annotated[int, Within(1, len(CLASSES))] = 12,
+        objects: tuple[NObjects, NObjects] = (2, 4),
+        scale: tuple[Diameter, Diameter] = (0.3, 0.5),
+        rotation: Annotated[float, Within(0, 180)] = 180.0,
+        occlusion: Share = 0.2,
+        clutter: tuple[NBlobs, NBlobs] = (2, 6),
+        color_variation: Share = 1.0,
+        texture_contrast: Share = 0.6,
+        background_texture: Share = 0.4,
+        seed: Seed = 0,
+        split: Literal["train", "val"] = "train",
     ):
-        _check_number("n_images", n_images, 1, 2**31, int)
-        _check_number("size", size, 32, 4096, int)
-        _check_number("n_classes", n_classes, 1, len(CLASSES), int)
-        _check_span("objects", objects, 1, 100, int)
-        _check_span("scale", scale, 0.05, 1)
-        _check_number("rotation", rotation, 0, 180)
-        _check_number("occlusion", occlusion, 0, 1)
-        _check_span("clutter", clutter, 0, 1000, int)
-        _check_number("color_variation", color_variation, 0, 1)
-        _check_number("texture_contrast", texture_contrast, 0, 1)
-        _check_number("background_texture", background_texture, 0, 1)
-        _check_number("seed", seed, 0, 2**63 - 1, int)
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}, but there are only {' and '.join(map(repr, SPLITS))}")
+        refuse_unordered(objects=objects, scale=scale, clutter=clutter)
         self.n_images, self.size, self.n_classes = n_images, size, n_classes
         self.objects, self.scale, self.clutter = (
             tuple(objects),

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sslkit.datasets.image_folder import EXTENSIONS, read_rgb
+from sslkit.parameters import Folder
 from sslkit.registry import register
 from sslkit.types import Sample
 
@@ -38,7 +39,7 @@ class Segmentation:
         torch.Size([30, 40])
     """
 
-    def __init__(self, root: str | Path, *, split: str):
+    def __init__(self, root: Folder, *, split: str):
         self.root, self.split = Path(root).expanduser().absolute(), split
         images = self.root / "images" / split
         if not split or not images.is_dir():

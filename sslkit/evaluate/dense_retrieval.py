@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sslkit import draws
 from sslkit.backbones.weights import IMAGENET
+from sslkit.parameters import Count, Natural, Positive, Seed, Within
 from sslkit.registry import register
 from sslkit.types import Sample
 
@@ -71,38 +72,24 @@ class DenseRetrieval:
         *,
         train: Samples,
         val: Samples,
-        n_classes: int,
-        n_neighbours: int = 30,
-        temperature: float = 0.02,
-        image_size: int | None = 512,
+        n_classes: Annotated[int, Within(least=2)],
+        n_neighbours: Count = 30,
+        temperature: Positive = 0.02,
+        image_size: Count | None = 512,
         ignore_index: int = 255,
         void_as_class_zero: bool = False,
-        memory_size: int | None = None,
-        n_train: int | None = None,
-        n_val: int | None = None,
-        batch_size: int = 16,
-        n_workers: int = 0,
-        seed: int = 0,
+        memory_size: Count | None = None,
+        n_train: Count | None = None,
+        n_val: Count | None = None,
+        batch_size: Count = 16,
+        n_workers: Natural = 0,
+        seed: Seed = 0,
     ):
-        for name, value, least in (
-            ("n_classes", n_classes, 2),
-            ("n_neighbours", n_neighbours, 1),
-            ("image_size", image_size, 1),
-            ("memory_size", memory_size, 1),
-            ("n_train", n_train, 1),
-            ("n_val", n_val, 1),
-            ("batch_size", batch_size, 1),
-            ("n_workers", n_workers, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value}: at least {least} is needed")
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}, but it divides similarities and must be positive")
         if 0 <= ignore_index < n_classes:
-            raise ValueError(f"ignore_index={ignore_index} is one of the n_classes={n_classes} classes that are scored")
+            raise ValueError(f"ignore_index={ignore_index}, but it is one of the n_classes={n_classes} that are scored")
         self.train, self.val = _subset("train", train, n_train, seed), _subset("val", val, n_val, seed)
         if memory_size is not None and memory_size < len(self.train):
-            raise ValueError(f"memory_size={memory_size} is less than one patch for each of {len(self.train)} images")
+            raise ValueError(f"memory_size={memory_size}, but it must hold a patch of each of {len(self.train)} images")
         self.n_classes, self.n_neighbours, self.temperature = n_classes, n_neighbours, temperature
         self.image_size, self.ignore_index, self.void_as_class_zero = image_size, ignore_index, void_as_class_zero
         self.memory_size, self.batch_size, self.n_workers, self.seed = memory_size, batch_size, n_workers, seed
@@ -320,8 +307,10 @@ class _Subset:
 def _subset(name: str, samples: Samples, n: int | None, seed: int) -> _Subset:
     """`n` samples drawn by `seed` (all if None); a smaller draw is part of a larger one."""
     size = len(samples)
-    if size == 0 or (n is not None and n > size):
-        raise ValueError(f"{name} has {size} images" + (f", but n_{name}={n}" if n else ""))
+    if size == 0:
+        raise ValueError(f"{name} has 0 images")
+    if n is not None and n > size:
+        raise ValueError(f"n_{name}={n}, but {name} has {size} images")
     order = draws.uniform(seed, 0, torch.tensor([0]), size, f"dense retrieval {name}")[0].argsort(stable=True)
     return _Subset(name, samples, sorted(order[:n].tolist()))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sslkit.heads.base import Head
+from sslkit.parameters import Count, Within
 from sslkit.registry import register
 
 
@@ -51,22 +53,18 @@ class Prototypes(Head):
 
     def __init__(
         self,
-        outputs: Mapping[str, int],
+        outputs: Mapping[str, Annotated[int, Within(least=2)]],
         *,
-        dim: int | None = None,
-        hidden: int = 2048,
-        bottleneck: int = 256,
-        n_layers: int = 3,
+        dim: Count | None = None,
+        hidden: Count = 2048,
+        bottleneck: Count = 256,
+        n_layers: Count = 3,
         batch_norm: bool = False,
         learn_magnitude: bool = False,
     ):
         super().__init__()
-        if not outputs or min(outputs.values()) < 2:
-            raise ValueError(
-                f"outputs={dict(outputs)}: at least one output layer with two or more prototypes is needed"
-            )
-        if n_layers < 1:
-            raise ValueError(f"n_layers={n_layers}: at least 1 is needed")
+        if not outputs:
+            raise ValueError("outputs={}, but it must have at least one output layer")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
         self.n_prototypes = dict(outputs)
         self.outputs = nn.ModuleDict(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,9 +11,12 @@ from torch import Tensor
 
 from sslkit import precision
 from sslkit.losses.base import Loss
+from sslkit.parameters import Within
 from sslkit.registry import register
 from sslkit.schedules import Scheduled
 from sslkit.types import Pairs
+
+Temperature = Annotated[Scheduled, Within(above=0)]
 
 
 @register("losses")
@@ -32,7 +37,7 @@ class Distillation(Loss):
     student_temperature: Float[Tensor, ""]
     teacher_temperature: Float[Tensor, ""]
 
-    def __init__(self, *, student_temperature: Scheduled = 0.1, teacher_temperature: Scheduled = 0.04):
+    def __init__(self, *, student_temperature: Temperature = 0.1, teacher_temperature: Temperature = 0.04):
         super().__init__()
         self.schedule("student_temperature", student_temperature)
         self.schedule("teacher_temperature", teacher_temperature)

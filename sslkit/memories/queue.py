@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sslkit import distributed, precision
 from sslkit.memories.base import Found, Memory
+from sslkit.parameters import Count
 from sslkit.registry import register
 from sslkit.types import Queries
 
@@ -49,18 +50,14 @@ class Queue(Memory):
 
     def __init__(
         self,
-        n_images: int,
+        n_images: Count,
         *,
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        n_planes: int = 2,
-        n_per_image: int | None = None,
-        dim: int | None = None,
+        n_planes: Count = 2,
+        n_per_image: Count | None = None,
+        dim: Count | None = None,
     ):
         super().__init__()
-        if n_images < 1:
-            raise ValueError(f"n_images={n_images}: at least 1 is needed")
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype={dtype!r}: give one of {', '.join(_DTYPES)}")
         self.n_images, self.dtype, self.n_planes = n_images, dtype, n_planes
         self.counts: deque[int] = deque()  # rows of each image, oldest first
         self.oldest, self.n_pushes = 0, 0
