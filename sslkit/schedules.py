@@ -50,10 +50,10 @@ def at(value: Scheduled, time: Time) -> float:
     return value(time) if isinstance(value, Schedule) else float(value)
 
 
-def _length(name: str, epochs: float | None, steps: int | None, time: Time) -> int:
+def _length(prefix: str, epochs: float | None, steps: int | None, time: Time) -> int:
     """Steps in a stretch given in epochs or in steps."""
     if epochs is not None and steps is not None:
-        raise ValueError(f"{name} is given both in epochs ({epochs}) and in steps ({steps}): give one")
+        raise ValueError(f"{prefix}epochs={epochs} and {prefix}steps={steps}, but one of the two is needed, not both")
     return steps if steps is not None else round((epochs or 0) * time.steps_per_epoch)
 
 
@@ -98,10 +98,10 @@ class Cosine(Schedule):
     ):
         self.start, self.end, self.warmup_start = start, end, warmup_start
         self.warmup_epochs, self.warmup_steps = warmup_epochs, warmup_steps
-        _length("warmup", warmup_epochs, warmup_steps, Time())
+        _length("warmup_", warmup_epochs, warmup_steps, Time())
 
     def __call__(self, time: Time) -> float:
-        warmup = _length("warmup", self.warmup_epochs, self.warmup_steps, time)
+        warmup = _length("warmup_", self.warmup_epochs, self.warmup_steps, time)
         if time.step < warmup:
             return _ramp(self.warmup_start, self.start, time.step, warmup)
         phase = min(1.0, (time.step - warmup) / max(1, time.n_steps - warmup))
@@ -141,14 +141,14 @@ class Linear(Schedule):
         if stepwise and steps is not None:
             raise ValueError(f"steps={steps} with stepwise=True: a value that changes per epoch is given in epochs")
         self.start, self.end, self.epochs, self.steps, self.stepwise = start, end, epochs, steps, stepwise
-        _length("the line", epochs, steps, Time())
+        _length("", epochs, steps, Time())
 
     def __call__(self, time: Time) -> float:
         if self.stepwise:
             i, n = time.epoch, time.n_epochs if self.epochs is None else self.epochs
         else:
             given = self.epochs is not None or self.steps is not None
-            i, n = time.step, _length("the line", self.epochs, self.steps, time) if given else time.n_steps
+            i, n = time.step, _length("", self.epochs, self.steps, time) if given else time.n_steps
         return self.end if i >= n else _ramp(self.start, self.end, i, n)
 
 

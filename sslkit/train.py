@@ -82,9 +82,7 @@ def train(
     """
     _refuse_out_of_range(locals())
     where = _device(device)
-    length = plan(
-        method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps
-    )
+    length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
     n_steps, per_epoch, step_size = length.n_steps, length.per_epoch, length.step_size
     method.to(where).train()
     distributed.agree(method)
