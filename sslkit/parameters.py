@@ -101,7 +101,7 @@ def misfit(value: Any, hint: Any) -> str | None:
         if isinstance(value, str) and words:
             return f"is not allowed: it must be {' or '.join(map(repr, words))}"
         return f"does not fit its type, {spell(hint)}"
-    wrong = _out_of_bounds(value, hint)
+    wrong = _out_of_bounds(value, hint) or (None if _is_finite(value) else "finite")
     return None if wrong is None else f"is not allowed: it must be {wrong}"
 
 
@@ -208,6 +208,18 @@ def _is_of(value: Any, hint: Any) -> bool:
     if inspect.isclass(origin):
         return isinstance(value, origin) and not isinstance(value, str) and _holds(value, origin, args)
     return isinstance(value, hint) if inspect.isclass(hint) else hint is not None or value is None
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in it is one that can be counted with, and written down again."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    try:
+        return not isinstance(value, (int, float)) or math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _will_be(cls: type | None, wanted: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -11,15 +12,17 @@ from PIL import Image
 from sslkit.config import Config
 from sslkit.config.build import FAILED, Builder
 from sslkit.config.source import Problem
-from sslkit.config.tree import Argument, Missing, Node
+from sslkit.config.tree import Argument, Missing, Node, parts
 from sslkit.errors import ConfigError
 from sslkit.method import Method
+from sslkit.optimizer import Optimizer
 from sslkit.parameters import range_of
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
 from sslkit.train import Plan, plan
 from sslkit.types import Batch, Key, View
 
+_LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels
 MOMENTS = 200  # of a run at which a schedule is looked at
 
 
@@ -44,13 +47,19 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     with torch.device("meta"):
         method = _built(train, "method", builder)
     problems = [*_heads(train), *_searches(train)]
+    problems += _centerings(train, method) if method is not None else []
+    problems += _device(train)
     length = None
     if method is not None and built["data"] is not None:
-        length, found = _plan(settings, method, len(built["data"]))
+        length, found = _plan(settings, train, method, built["data"])
         problems += found
-    problems += _schedules(settings, length)
+    if method is not None and built["optimizer"] is not None:
+        problems += _optimizer(settings, built["optimizer"], method)
+    problems += _schedules(settings, length, {problem.binding for problem in builder.problems})
     if method is not None and built["augmenter"] is not None:
         views = _views(settings, built["augmenter"])
+        if isinstance(views, tuple):
+            views = _together(settings, train, method, views) or views
         problems += views if isinstance(views, list) else _step(settings, method, views, bool(problems))
         for name, protocol in (built["evaluations"] or {}).items():
             problems += _evaluation(train, name, protocol, method)
@@ -96,32 +105,66 @@ def _searches(train: Node) -> Iterator[Problem]:
             yield _problem(search, f"the method has no search {search.value!r}", _one_of(search.value, has))
 
 
-def _plan(settings: Config, method: Method, n_images: int) -> tuple[Plan | None, list[Problem]]:
-    asked = {
-        name: settings.argument("train", name).value for name in ("batch_size", "accumulate", "n_epochs", "n_steps")
-    }
+def _centerings(train: Node, method: Method) -> Iterator[Problem]:
+    made = train.arguments["method"].value
+    centering = made.arguments["centering"] if isinstance(made, Node) else None
+    has = list(method.student.head_of)
+    if centering is None or not isinstance(centering.value, Mapping):
+        return
+    for name in centering.value:
+        if name not in has:
+            yield _problem(centering, f"no head has an output {name!r}", _one_of(name, has))
+
+
+def _device(train: Node) -> Iterator[Problem]:
+    """A name that no device has; whether this one is there is known only where the run is."""
+    device = train.arguments["device"]
+    try:
+        if isinstance(device.value, str) and device.value != "auto":
+            torch.device(device.value)
+    except RuntimeError as error:
+        yield _problem(device, str(error).splitlines()[0])
+
+
+def _optimizer(settings: Config, optimizer: Optimizer, method: Method) -> list[Problem]:
+    try:
+        optimizer.build(method)
+    except ConfigError as error:
+        return [_speaking_of(settings, error)]
+    return []
+
+
+def _plan(settings: Config, train: Node, method: Method, data: Sized) -> tuple[Plan | None, list[Problem]]:
+    sizes = ("batch_size", "accumulate")
+    asked = {name: train.arguments[name].value for name in (*sizes, "n_epochs", "n_steps")}
     if any(value is not None and not isinstance(value, int) for value in asked.values()):
         return None, []
     try:
+        n_images = len(data)
         return plan(method, n_images, **asked), []
+    except OverflowError as error:
+        return None, [_problem(train.arguments["data"], f"more images than can be counted: {error}")]
     except ConfigError as error:
-        return None, [_speaking_of(settings, error)]
+        node = train.arguments["data"].value
+        counts = [a for a in node.arguments.values() if a.value == n_images] if isinstance(node, Node) else []
+        return None, [_speaking_of(settings, error, [*counts, *(train.arguments[name] for name in sizes)])]
 
 
-def _schedules(settings: Config, length: Plan | None) -> Iterator[Problem]:
-    """Schedules that leave the range of what they schedule at some moment of the run."""
+def _schedules(settings: Config, length: Plan | None, refused: Collection[str]) -> Iterator[Problem]:
+    """Schedules that leave the range of what they schedule at some moment of the run; not those refused already."""
     n_steps, per_epoch = (length.n_steps, length.per_epoch) if length else (10_000, 100)
     steps = sorted({round(i * (n_steps - 1) / MOMENTS) for i in range(MOMENTS + 1)})
     for node in settings.tree.nodes():
         for name, argument in node.arguments.items():
             allowed = range_of(node.known.parameters[name].hint)
             schedule = Builder().value(argument.value) if isinstance(argument.value, Node) and allowed else None
-            if allowed is None or not isinstance(schedule, Schedule):
+            if allowed is None or not isinstance(schedule, Schedule) or str(argument.origin) in refused:
                 continue
             for step in steps:
                 value = schedule(Time(step, n_steps, per_epoch))
                 if value not in allowed:
-                    yield _problem(argument, f"it is {value:g} at step {step}, but {name} must be {allowed}")
+                    wrong = f"{node.name}.{name} is {value:g} at step {step}, but it must be {allowed}"
+                    yield _about(settings, ValueError(wrong), [argument, *argument.value.arguments.values()])
                     break
 
 
@@ -130,6 +173,27 @@ def _views(settings: Config, augmenter: Callable[..., list[View]]) -> list[Probl
         return augmenter([Image.new("RGB", (64, 64))], Key(0, 0, 0)), augmenter.n_global  # type: ignore[attr-defined]
     except (ValueError, RuntimeError, IndexError) as error:
         return [_speaking_of(settings, error)]
+
+
+def _together(settings: Config, train: Node, method: Method, seen: tuple[list[View], int]) -> list[Problem]:
+    """Global views that are too many or too few for a memory, or that a clusterer cannot take together."""
+    views, n_global = seen
+    augmenter = train.arguments["augmenter"].value
+    crops = augmenter.arguments["global_crops"] if isinstance(augmenter, Node) else Argument(None)
+    problems = []
+    for name, search in method.searches.items():
+        if search.memory.n_planes != n_global:
+            wrong = (
+                f"{n_global} global views, but the memory of the search {name!r} has n_planes={search.memory.n_planes}"
+            )
+            problems.append(_about(settings, ValueError(wrong), [crops]))
+    looks = dict.fromkeys((view.source, view.pixels.shape[-1]) for view in views[:n_global])
+    if method.clusterer is not None and len(looks) > 1:
+        said = " and ".join(f"image {source} at {size} px" for source, size in looks)
+        wrong = f"the global views show {said}, but they are clustered together and must show one image at one size"
+        of_crops = [crop.arguments[name] for crop in parts(crops.value) if isinstance(crop, Node) for name in _LOOKS]
+        problems.append(_about(settings, ValueError(wrong), [crops, *of_crops]))
+    return problems
 
 
 def _step(settings: Config, method: Method, seen: tuple[list[View], int], is_wrong: bool) -> list[Problem]:
@@ -146,7 +210,8 @@ def _step(settings: Config, method: Method, seen: tuple[list[View], int], is_wro
             method.look(batch) if is_wrong else method(batch).total.backward()
         except (ValueError, RuntimeError, TypeError, AssertionError, LookupError, AttributeError) as error:
             sizes = ", ".join(f"{v.pixels.shape[-1]} px" for v in views)
-            return [_speaking_of(settings, ValueError(f"a step does not work on views of {sizes}: {error}"))]
+            said = ValueError(f"a step does not work on views of {sizes}: {error}")
+            return [_speaking_of(settings, said, _culprit(settings, error))]
     return []
 
 
@@ -166,9 +231,34 @@ def _problem(argument: Argument, wrong: str, hint: str = "") -> Problem:
     return Problem(origin.place if origin else None, str(origin or ""), said, hint)
 
 
-def _speaking_of(settings: Config, error: Exception) -> Problem:
-    """An error as a problem, with the bindings that it speaks of."""
-    bindings = settings.spoken_of(str(error))
+def _culprit(settings: Config, error: BaseException) -> list[Argument]:
+    """What the component was given in whose code an error arose; where the views do not suit a backbone, they too."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    classes = [type(frame.f_locals.get("self")) for frame in reversed(frames)]
+    of_class: dict[Any, list[Node]] = {}
+    for node in settings.tree.nodes():
+        if node.known.kind == "component":
+            of_class.setdefault(node.known.thing, []).append(node)
+    nodes = next((of_class[cls] for cls in classes if cls in of_class), [])
+    askers = settings.tree.askers()
+    given = [a for node in nodes for a in node.arguments.values() if a.origin]
+    if any(node.known.role == "backbones" for node in nodes):
+        crops = [node for node in settings.tree.nodes() if node.known.role == "augmenters"]
+        given += [node.arguments["size"] for node in crops if "size" in node.arguments]
+    return given or [Argument(node, askers.get(id(node))) for node in nodes]
+
+
+def _speaking_of(settings: Config, error: Exception, or_else: Sequence[Argument] = ()) -> Problem:
+    """An error as a problem, with the bindings that it speaks of, or those that are known to be behind it."""
+    spoken_of = settings.spoken_of(str(error))
+    return _about(settings, error, [Argument(None, binding) for binding in spoken_of] or or_else)
+
+
+def _about(settings: Config, error: Exception, blamed: Sequence[Argument]) -> Problem:
+    """An error as a problem, at the latest of the bindings that are behind it."""
+    bindings = settings.latest_first(argument.origin for argument in blamed)
     if not bindings:
         return Problem(None, "", str(error))
     first, *others = bindings

@@ -8,13 +8,13 @@ side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sslkit import registry
 from sslkit.config import text
-from sslkit.config.build import FAILED, Builder, named
+from sslkit.config.build import FAILED, Builder, named, says
 from sslkit.config.check import check
 from sslkit.config.source import REQUIRED as REQUIRED
 from sslkit.config.source import Binding, Macro, Problem, read, walk
@@ -60,8 +60,8 @@ class Config:
             ConfigError: components refuse their arguments; each with the bindings that it speaks of.
         """
         builder = Builder()
-        built: dict[str, Any] = _built(builder.arguments(self.tree.entries[entry]), builder)
-        return built
+        made: dict[str, Any] = _built(builder.arguments(self.tree.entries[entry]), builder)
+        return made
 
     def part(self, entry: str, *parameters: str) -> Any:
         """Only some of it, in the order asked for.
@@ -77,16 +77,33 @@ class Config:
 
     def left_open(self) -> list[Problem]:
         """Values that somebody still has to give."""
-        return [_open(node, parameter.name, origin) for node, parameter, origin in self.tree.open_values()]
+        askers = self.tree.askers()
+        found = self.tree.open_values()
+        return [_open(node, parameter.name, origin, askers.get(id(node))) for node, parameter, origin in found]
 
     def spoken_of(self, message: str) -> list[Binding]:
-        """The bindings that a message speaks of by `parameter=`, the latest first."""
-        found = {
-            id(argument.origin)
-            for node in self.tree.nodes()
-            for name, argument in node.arguments.items()
-            if argument.origin and name in named(message)
-        }
+        """The bindings that a message speaks of by `parameter=value`, the latest first.
+
+        Where it speaks of a default, what asks for the object that has it.
+        """
+        askers = self.tree.askers()
+        stated: dict[str, list[Argument]] = {}
+        defaults: list[Binding] = []
+        for node in self.tree.nodes():
+            for name in named(message) & node.arguments.keys():
+                argument = node.arguments[name]
+                if argument.origin is not None:
+                    stated.setdefault(name, []).append(argument)
+                elif says(message, name, argument.value) and id(node) in askers:
+                    defaults.append(askers[id(node)])
+        found = []
+        for name, arguments in stated.items():
+            found += [a for a in arguments if says(message, name, a.value)] or arguments
+        return self.latest_first([a.origin for a in found] or defaults)
+
+    def latest_first(self, bindings: Iterable[Binding | None]) -> list[Binding]:
+        """Each once, in the order in which a reader looks for what is wrong."""
+        found = {id(binding) for binding in bindings}
         return [binding for binding in reversed(self.bindings) if id(binding) in found]
 
     def places(self, message: str) -> str:
@@ -106,7 +123,7 @@ def examine(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config,
     kept = {id(binding) for binding in good}
     tree = resolve(good, [binding for binding in written if id(binding) not in kept])
     problems += [*found, *tree.problems]
-    problems += [_unused(binding, good) for binding in tree.unused] if tree.entries else []
+    problems += [_unused(binding, good, tree) for binding in tree.unused] if tree.entries else []
     if not tree.entries and not problems:
         problems.append(
             Problem(None, "", f"{' '.join(files)} binds nothing of `train` or `evaluation`, so nothing runs")
@@ -132,28 +149,34 @@ def _built(made: Any, builder: Builder) -> Any:
     return made
 
 
-def _open(node: Node, name: str, origin: Binding | None) -> Problem:
+def _open(node: Node, name: str, origin: Binding | None, asked_by: Binding | None) -> Problem:
     what = f"{node.name}.{name}"
     asks = origin.value if origin is not None else None
-    is_data = asks == Macro("DATA") or what == "train.data"
-    hint = "give --data DIR" if is_data else f"add `{what} = ...`"
-    return Problem(origin.place if origin else None, what, f"{what} is not set", hint)
+    hint = "give --data DIR" if asks == Macro("DATA") or what == "train.data" else f"add `{what} = ...`"
+    blamed = origin or asked_by
+    return Problem(blamed.place if blamed else None, what, f"{what} is not set", hint)
 
 
-def _unused(binding: Binding, bindings: Sequence[Binding]) -> Problem:
-    scopes = sorted({b.scope for b in bindings} - {"", binding.scope})
-    hint = did_you_mean(binding.scope, scopes) if binding.scope else ""
+def _unused(binding: Binding, bindings: Sequence[Binding], tree: Tree) -> Problem:
+    return Problem(binding.place, str(binding), f"{binding} is set but nothing uses it", _why(binding, bindings, tree))
+
+
+def _why(binding: Binding, bindings: Sequence[Binding], tree: Tree) -> str:
+    """What would make use of it."""
+    found = matching(binding.selector)
+    if binding.is_macro and found:
+        return f"{binding.selector} is bound by its parameters: `{binding} = ...` defines the macro %{binding}"
     if binding.is_macro:
-        hint = did_you_mean(binding.selector, {x.name for b in bindings for x in _macros(b)})
-    return Problem(
-        binding.place, str(binding), f"{binding} is set but nothing uses it", hint.removeprefix("; ") or _why(binding)
-    )
-
-
-def _why(binding: Binding) -> str:
-    what = matching(binding.selector)[0].name if not binding.is_macro else f"%{binding.selector}"
-    return f"no object is built from {what}" + (f" in the scope {binding.scope!r}" if binding.scope else "")
-
-
-def _macros(binding: Binding) -> list[Macro]:
-    return [x for x in walk(binding.value) if isinstance(x, Macro)]
+        asked = {part.name for b in bindings for part in walk(b.value) if isinstance(part, Macro)} - {str(binding)}
+        return did_you_mean(str(binding), asked).removeprefix("; ") or f"nothing asks for %{binding}"
+    known = found[0]
+    if known.kind == "entry":
+        return f"{known.name} runs outside of every scope, write `{known.name}.{binding.parameter} = ...`"
+    built = sorted({node.scope for node in tree.nodes() if node.known is known})
+    if not built or not binding.scope:
+        return f"no object is built from {known.name}"
+    steps = sorted({step for scope in built for step in (scope, *scope.split("/"))} - {""})
+    near = did_you_mean(binding.scope, steps).removeprefix("; ")
+    scopes = ", ".join(repr(scope) for scope in built if scope)
+    where = f"it is built in {scopes}" if scopes else "it is built outside of every scope"
+    return near or f"no {known.name} is built in the scope {binding.scope!r}, {where}"

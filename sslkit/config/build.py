@@ -8,7 +8,6 @@ from typing import Any
 
 from sslkit.config.source import Binding, Problem
 from sslkit.config.tree import Missing, Node, Uncalled
-from sslkit.errors import ConfigError
 
 _REFUSALS = (
     ValueError,
@@ -59,8 +58,6 @@ class Builder:
         if arguments is not FAILED:
             try:
                 made = node.known.thing(**arguments)
-            except ConfigError:
-                raise
             except _REFUSALS as error:
                 self.problems.append(_refused(node, error, asked_by))
         if node.shared_as is not None:
@@ -76,10 +73,17 @@ def named(message: str) -> set[str]:
     return set(re.findall(r"\b(\w+)=", message))
 
 
+def says(message: str, name: str, value: Any) -> bool:
+    """Whether it speaks of this very value, as `name=value`."""
+    return re.search(rf"\b{name}={re.escape(repr(value))}(?!\w|\.\w)", message) is not None
+
+
 def _refused(node: Node, error: Exception, asked_by: Binding | None) -> Problem:
     """What a component says of its arguments, with the bindings that it speaks of."""
     reason = str(error).strip() or type(error).__name__
-    spoken_of = [a.origin for name, a in node.arguments.items() if a.origin and name in named(reason)]
+    stated = {name: a.origin for name, a in node.arguments.items() if a.origin}
+    known = named(reason) & stated.keys() or {name for name in stated if re.search(rf"\b{name}\b", reason)}
+    spoken_of = [stated[name] for name in sorted(known, key=reason.find)]
     origins = spoken_of or ([asked_by] if asked_by else [])
     others = "".join(f"\n  {b.place}: {b} = {b.value!r}" for b in origins[1:])
     first = f"{origins[0]} = {origins[0].value!r}: " if origins else ""

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from sslkit.config.source import REQUIRED, Binding, Macro, Problem, Reference, walk
 from sslkit.config.tree import SINGLETON
@@ -14,6 +15,7 @@ from sslkit.parameters import Existing, misfit
 from sslkit.registry import Known, did_you_mean, everything, matching
 
 COMMAND_LINE = "--"
+MANY = 10  # a list of more names says nothing
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,13 @@ def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Probl
         return
     known = found[0]
     if binding.parameter not in known.parameters:
+        if binding.parameter in known.given:
+            yield problem(f"{binding} is given by sslkit itself", "leave it out")
+            return
         has = ", ".join(known.parameters) or "none"
         near = did_you_mean(binding.parameter, known.parameters)
-        given = " is given by sslkit itself" if binding.parameter in known.given else ""
         yield problem(
-            f"{binding}: {known.name} has no parameter {binding.parameter!r}{given}",
+            f"{binding}: {known.name} has no parameter {binding.parameter!r}",
             f"{near.removeprefix('; ')}{'; ' if near else ''}it has: {has}",
         )
         return
@@ -73,12 +77,13 @@ def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Probl
         return
     hint = known.parameters[binding.parameter].hint
     value = _promises(binding.value, macros)
-    reason = misfit(value, hint)
-    if reason:
-        yield problem(f"{_spell(binding, macros)} {reason}", _why(value, hint))
-    elif isinstance(value, str | Path) and _asks_for_folder(hint) and not Path(value).expanduser().is_dir():
-        looked = Path(value).expanduser().absolute()
-        yield problem(f"{_spell(binding, macros)}: there is no such folder", f"looked at {looked}")
+    unfit = misfit(value, hint)
+    if unfit:
+        yield problem(f"{_spell(binding, macros)} {unfit}", _why(value, hint))
+    elif isinstance(value, str | Path) and _asks_for_folder(hint):
+        looked = _missing_folder(Path(value))
+        if looked is not None:
+            yield problem(f"{_spell(binding, macros)}: there is no such folder", f"looked at {looked}")
 
 
 def _reference(reference: Reference, binding: Binding) -> Iterator[tuple[str, str]]:
@@ -126,30 +131,46 @@ def _promises(value: Any, macros: Mapping[str, Binding], inside: tuple[str, ...]
 
 
 def _spell(binding: Binding, macros: Mapping[str, Binding]) -> str:
-    """The binding as written, and what its macro stands for."""
-    said = f"{binding} = {binding.value!r}"
-    if isinstance(binding.value, Macro) and binding.value.name in macros:
-        macro = macros[binding.value.name]
-        said += f" ({macro.value!r}, {macro.place})"
-    return said
+    """The binding as written, and what its macros stand for."""
+    said = ""
+    asked, seen = [binding.value], set()
+    while asked:
+        for part in walk(asked.pop()):
+            if isinstance(part, Macro) and part.name in macros and part.name not in seen:
+                seen.add(part.name)
+                macro = macros[part.name]
+                said += f"{', ' if said else ''}{macro.place}: {macro} = {macro.value!r}"
+                asked.append(macro.value)
+    return f"{binding} = {binding.value!r}" + (f" ({said})" if said else "")
 
 
 def _why(value: Any, hint: Any) -> str:
     """What would be right, where the type alone does not say it."""
-    promised = value.promised if isinstance(value, _Promised) else None
-    wanted = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if promised is not None:
-        fitting = [
-            k.name for k in everything() if k.kind == "component" and not misfit(_Promised(_cls(k), value), hint)
-        ]
-        return f"it takes {', '.join('@' + name + '()' for name in fitting)}" if fitting else ""
-    if (wanted is float and isinstance(value, str)) or (wanted is int and isinstance(value, str)):
-        return "write the number without quotes" if _is_number(value) else ""
+    wanted: set[Any] = {get_args(each)[0] if get_origin(each) is Annotated else each for each in _choices(hint)}
+    if isinstance(value, _Promised):
+        fitting = [known.name for known in everything() if _may_be(known, hint)]
+        named = ", ".join(f"@{name}()" for name in fitting)
+        return f"it takes {named}" if 0 < len(fitting) <= MANY else ""
+    if wanted & {int, float} and isinstance(value, str) and _is_number(value):
+        return "write the number without quotes"
+    if int in wanted and isinstance(value, float) and value.is_integer():
+        return f"write {value:.0f}"
+    if bool in wanted:
+        return "write True or False"
+    if isinstance(value, list) and misfit(tuple(value), hint) is None:
+        return "write it in round brackets"
+    if not isinstance(value, Mapping | str) and misfit([value], hint) is None:
+        return "write it in square brackets"
     return ""
 
 
-def _cls(known: Known) -> type | None:
-    return known.thing if inspect.isclass(known.thing) else None
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _may_be(known: Known, hint: Any) -> bool:
+    is_part = known.kind in ("component", "joint") and inspect.isclass(known.thing)
+    return is_part and misfit(_Promised(known.thing, Reference("", known.name, True)), hint) is None  # type: ignore[arg-type]
 
 
 def _is_number(text: str) -> bool:
@@ -160,6 +181,15 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _missing_folder(folder: Path) -> Path | None:
+    """Where it was looked for, if it is not there."""
+    try:
+        folder = folder.expanduser().absolute()
+        return None if folder.is_dir() else folder
+    except (OSError, RuntimeError, ValueError):  # a name that no folder can have, the home of nobody
+        return folder
+
+
 def _asks_for_folder(hint: Any) -> bool:
     return get_origin(hint) is Annotated and any(isinstance(bound, Existing) for bound in get_args(hint)[1:])
 
@@ -168,7 +198,7 @@ def _given_twice(bindings: Sequence[Binding]) -> Iterator[Problem]:
     seen: dict[tuple[str, str], Binding] = {}
     for binding in bindings:
         on_command_line = binding.place.file.startswith(COMMAND_LINE)
-        key = ("" if on_command_line else binding.place.file, str(binding))
+        key = ("" if on_command_line else binding.place.file, binding.target)
         first = seen.setdefault(key, binding)
         if first is not binding and on_command_line:
             yield Problem(binding.place, str(binding), f"{binding} is set twice, also by {first.place}", "give it once")

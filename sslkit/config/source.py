@@ -12,11 +12,22 @@ from typing import Any
 from gin import config_parser
 
 from sslkit.errors import ConfigError
-from sslkit.registry import did_you_mean
+from sslkit.registry import did_you_mean, matching
 
 PACKAGE = Path(__file__).resolve().parent.parent
 REQUIRED = "gin.REQUIRED"  # `%gin.REQUIRED`: whoever includes this file must give a value
 _NOT_GIN = (SyntaxError, tokenize.TokenError, ValueError, TypeError, RecursionError)
+_REASONS = {  # what gin's parser and Python's tokenizer say, and what a person can do about it
+    "in multi-line statement": "a bracket is opened and not closed",
+    "Unable to parse value": "there is no value: a number, a 'text', a list, @name() or %NAME",
+    "Expected newline": "the line goes on behind its value",
+    "Couldn't parse statement": "write `name.parameter = value`",
+    "Malformatted scope or selector": "names are joined by . and /, without spaces",
+    "Unexpected token": "a name is missing",
+    "Expected ')'": "write @name() with nothing in the parentheses, and bind its parameters",
+    "Expected indentation": "the parameters of a block are indented",
+    "malformed node or string": "text stands in quotes; without them there are numbers, True, False and None",
+}
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,12 @@ class Binding:
         return f"{name}.{self.parameter}" if self.parameter else name
 
     @property
+    def target(self) -> str:
+        """The same with the whole name of what it binds, of which a file may give the end alone."""
+        found = matching(self.selector) if self.parameter else []
+        return str(replace(self, selector=found[0].name)) if len(found) == 1 else str(self)
+
+    @property
     def is_macro(self) -> bool:
         return not self.parameter
 
@@ -101,6 +118,29 @@ class Include:
 
     path: str
     place: Place
+
+
+class _Parser(config_parser.ConfigParser):  # type: ignore[misc]
+    """gin's, which would let the last of two equal keys of a dict hold."""
+
+    _keys: tuple[Any, ...] = ()  # of the dict that is being read
+
+    def _maybe_parse_container(self) -> Any:
+        outer, self._keys = self._keys, ()
+        try:
+            return super()._maybe_parse_container()
+        finally:
+            self._keys = outer
+
+    def _parse_dict_item(self) -> tuple[Any, Any]:
+        place = self._current_location()
+        key, value = super()._parse_dict_item()
+        if key in self._keys:
+            self._raise_syntax_error(f"the key {key!r} stands twice", place)
+        if any(isinstance(part, Reference | Macro) for part in walk(key)):
+            self._raise_syntax_error(f"the key {key!r} is no plain value", place)
+        self._keys = (*self._keys, key)
+        return key, value
 
 
 class _AsWritten(config_parser.ParserDelegate):  # type: ignore[misc]
@@ -174,7 +214,7 @@ class _Reader:
             if isinstance(statement, Include):
                 self.file(statement.path, asked_by=statement.place, open_files=(*open_files, file.resolve()))
             elif is_again:
-                self._refuse_undoing(statement, before.get(str(statement)), asked_by)
+                self._refuse_undoing(statement, before.get(statement.target), asked_by)
             else:
                 self.bindings.append(statement)
 
@@ -184,6 +224,8 @@ class _Reader:
         option = re.search(r"#\s*(--.*)$", text)
         said = Place(option[1] if option else "--set")
         self.problems += [Problem(said, p.binding, p.wrong, p.hint) for p in problems]
+        if not statements and not problems:
+            self.problems.append(Problem(said, "", f"{text!r} sets nothing", "write `name.parameter = value`"))
         for each in statements:
             if isinstance(each, Include):
                 self.problems.append(Problem(said, "", "an include belongs into a file; give that file with --gin"))
@@ -205,7 +247,7 @@ class _Reader:
         return None
 
     def _last(self) -> dict[str, Binding]:
-        return {str(binding): binding for binding in self.bindings}
+        return {binding.target: binding for binding in self.bindings}
 
     def _refuse_undoing(self, again: Binding, now: Binding | None, asked_by: Place) -> None:
         """A file counts once; included again behind a binding that changes it, it would silently undo that."""
@@ -224,8 +266,8 @@ def parse(text: str, file: str) -> tuple[list[Binding | Include], list[Problem]]
     """The statements of one file, and every line that is not gin."""
     try:
         return list(_statements(text, file)), []
-    except _NOT_GIN:
-        pass
+    except _NOT_GIN as error:
+        whole = error
     statements: list[Binding | Include] = []
     problems = []
     for first, chunk in _chunks(text):
@@ -234,13 +276,19 @@ def parse(text: str, file: str) -> tuple[list[Binding | Include], list[Problem]]
         except _NotThere as error:
             problems.append(error.problem)
         except _NOT_GIN as error:
-            at = getattr(error, "lineno", None)
-            number = first + 1 if at is None or not first < at <= first + len(chunk.splitlines()) else at
-            line = [*text.splitlines(), ""][number - 1].strip()
-            reason = str(error.args[0]) if error.args else type(error).__name__
-            reason = reason.splitlines()[0].strip().rstrip(".:") if reason.strip() else type(error).__name__
-            problems.append(Problem(Place(file, number), "", f"not a gin binding: {line}\n  {reason}"))
+            problems.append(_not_gin(error, text, file, range(first, first + len(chunk.splitlines()))))
+    if not problems:  # every stretch is gin, but not all of them together
+        problems.append(_not_gin(whole, text, file, range(len(text.splitlines()))))
     return statements, problems
+
+
+def _not_gin(error: Exception, text: str, file: str, where: range) -> Problem:
+    at = getattr(error, "lineno", None)
+    number = at if at is not None and at - 1 in where else where.start + 1
+    line = [*text.splitlines(), ""][number - 1].strip()
+    said = (str(error.args[0]) if error.args else "").strip() or type(error).__name__
+    plain = next((reason for word, reason in _REASONS.items() if word in said), said.splitlines()[0].rstrip(".: "))
+    return Problem(Place(file, number), "", f"not a gin binding: {line}\n  {plain}")
 
 
 class _NotThere(SyntaxError):
@@ -262,12 +310,12 @@ def _chunks(text: str) -> Iterator[tuple[int, str]]:
 def _statements(text: str, file: str) -> Iterator[Binding | Include]:
     lines = text.splitlines()
     found = []
-    for statement in config_parser.ConfigParser(text, _AsWritten()):
+    for statement in _Parser(text, _AsWritten()):
         place = Place(file, statement.location.line_num)
         if isinstance(statement, config_parser.ImportStatement):
-            raise _NotThere(Problem(place, "", "a gin file cannot import, plugins are entry points"))
+            raise _NotThere(Problem(place, "", "a gin file imports nothing here", "plugins are entry points"))
         found.append((place, statement))
-    ends = [place.line - 1 for place, _ in found[1:]] + [len(lines)]
+    ends = [*(place.line - 1 for place, _ in found[1:]), len(lines)][: len(found)]
     before = 0
     for (place, statement), end in zip(found, ends, strict=True):
         while end > place.line and _says_nothing(lines[end - 1]):  # comments behind it belong to what follows

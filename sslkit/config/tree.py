@@ -85,6 +85,16 @@ class Tree:
         for entry in self.entries.values():
             yield from _nodes(entry, seen)
 
+    def askers(self) -> dict[int, Binding]:
+        """The binding that asks for an object, by the object's id."""
+        found: dict[int, Binding] = {}
+        for node in self.nodes():
+            for argument in node.arguments.values():
+                for part in parts(argument.value):
+                    if isinstance(part, Node) and argument.origin is not None:
+                        found.setdefault(id(part), argument.origin)
+        return found
+
     def open_values(self) -> list[tuple[Node, Parameter, Binding | None]]:
         """Values that are left open, with the binding that says so."""
         return [
@@ -219,7 +229,7 @@ class _Resolver:
             return OPEN
         key = ("%", macro.name)
         if key in self.open_calls:
-            return self._refuse(origin, f"%{macro.name} is defined by itself")
+            return self._refuse(origin, f"{macro!r} is made of itself{self._way(key)}")
         for earlier in stated[:-1]:
             self.replaced.append((earlier, macro.name))
         self.open_calls.append(key)
@@ -231,13 +241,20 @@ class _Resolver:
         known = matching(reference.name)[0]
         inner = reference.scope or scope
         if (inner, known.name) in self.open_calls:
-            return self._refuse(origin, f"{reference!r} would be built inside itself, without end")
+            way = self._way((inner, known.name))
+            return self._refuse(origin, f"{reference!r} would be built inside itself, without end{way}")
         if known.name == SINGLETON:
             return self._singleton(known, inner, origin)
         node = self.node(known, inner)
         if not reference.is_call:
             return Uncalled(node)
         return self._help(node, origin) if known.kind == "helper" else node
+
+    def _way(self, key: tuple[str, str]) -> str:
+        """What lies between a thing and itself, if anything does."""
+        between = self.open_calls[self.open_calls.index(key) + 1 :]
+        named = [f"%{name}" if scope == "%" else f"@{scope + '/' if scope else ''}{name}()" for scope, name in between]
+        return f", by way of {' and '.join(named)}" if named else ""
 
     def _help(self, node: Node, origin: Binding) -> Any:
         values = {name: argument.value for name, argument in node.arguments.items()}

@@ -130,7 +130,8 @@ class DenseRetrieval(Evaluation):
             return
         with evaluating(backbone), torch.no_grad():
             try:
-                _, patches, _ = backbone(torch.zeros(2, 3, size, size, device=_device_of(backbone)))
+                device = next(backbone.parameters()).device if isinstance(backbone, nn.Module) else None
+                _, patches, _ = backbone(torch.zeros(2, 3, size, size, device=device))
             except (ValueError, RuntimeError, AssertionError) as error:
                 raise ValueError(f"image_size={size} does not suit the backbone: {error}") from error
         per_image = patches.shape[1] if self.memory_size is None else self.memory_size // len(self.train)
