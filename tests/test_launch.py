@@ -73,6 +73,32 @@ def test_the_same_command_on_a_finished_run_changes_nothing(finished, sslkit):
     assert same(before, weights(run))
 
 
+def test_a_run_is_repeated_from_what_it_kept(finished, tmp_path, sslkit):
+    run, _ = finished
+    done = sslkit("launch", "--from", str(run), "--out", str(tmp_path / "again"))
+    assert done.returncode == 0, done.stderr
+    assert same(weights(run), weights(tmp_path / "again"))
+    for name in ("operative.gin", "results.json"):
+        assert (tmp_path / "again" / name).read_text() == (run / name).read_text()
+    changed = sslkit("launch", "--from", str(run), "--out", str(tmp_path / "other"), "--steps", "2")
+    assert changed.returncode == 0, changed.stderr
+    assert "step 2/2" in changed.stdout
+
+
+def test_a_run_records_the_command_that_started_it(finished):
+    run, _ = finished
+    first = json.loads((run / "environment.json").read_text())[0]
+    assert first["command"][1:4] == ["launch", "--gin", "gin/cribo.gin"]
+
+
+def test_a_dry_run_of_a_command_leaves_no_trace(tmp_path, sslkit):
+    out = tmp_path / "run"
+    done = sslkit("launch", "--gin", "gin/cribo.gin", "--dry-run", "--out", str(out), bindings=TINY)
+    assert done.returncode == 0, done.stderr
+    assert "a step takes" in done.stdout
+    assert not out.exists()
+
+
 def test_other_settings_on_the_same_directory_are_refused(finished, sslkit):
     run, _ = finished
     before = weights(run)
@@ -238,7 +264,7 @@ def test_a_protocol_prints_one_json_record_last(finished, tmp_path, sslkit):
     assert record["protocol"] == "camvid_dense_nn"
     without = sslkit("evaluate", str(run), *protocol[:2])
     assert without.returncode == 2
-    assert "DATA" in without.stderr
+    assert "datasets.Segmentation.root is not set; give --data DIR" in without.stderr
 
 
 def launch_on_two_ranks(run, *bindings):
