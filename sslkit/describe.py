@@ -15,6 +15,7 @@ from sslkit.config.build import FAILED, Builder
 from sslkit.config.source import search_path
 from sslkit.config.text import spell
 from sslkit.config.tree import OPEN, Argument, Node
+from sslkit.diagram.content import starts_of
 from sslkit.method import Method
 
 FIRST = ("method", "terms", "aligner", "search", "matcher", "memory", "head", "loss", "weight")  # in this order
@@ -181,10 +182,8 @@ def _objective(settings: Config) -> Iterator[str]:
 def _term(name: str, term: Node) -> str:
     given = {key: argument.value for key, argument in term.arguments.items()}
     weight = given["weight"].known.thing.__name__ if isinstance(given["weight"], Node) else spell(given["weight"])
-    starts = [
-        f"{unit} {given[f'start_{unit}']}" for unit in ("epoch", "step", "fraction") if given.get(f"start_{unit}")
-    ]
-    return f"{weight} {name}" + (f" (from {' and '.join(starts)} on)" if starts else "")
+    starts = starts_of(term)
+    return f"{weight} {name}" + (f" ({', '.join(starts)})" if starts else "")
 
 
 def sizes(settings: Config) -> list[str]:

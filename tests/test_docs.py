@@ -52,9 +52,12 @@ def printed(command):
     if "|" in words:
         assert words[-3:-1] == ["head", "-n"]
         lines, words = int(words[-1]), words[: words.index("|")]
-    prefix = {"sslkit": []}[name]
-    done = CliRunner().invoke(main, [*prefix, *words], env={"COLUMNS": "110"}, prog_name="sslkit")
-    shown = [line.rstrip() for line in done.output.splitlines()]
+    if name == "cat":
+        shown = (ROOT / words[0]).read_text().splitlines()
+    else:
+        assert name == "sslkit"
+        done = CliRunner().invoke(main, words, env={"COLUMNS": "110"}, prog_name="sslkit")
+        shown = [line.rstrip() for line in done.output.splitlines()]
     return "\n".join([*shown[:lines], *(["..."] if lines is not None and len(shown) > lines else [])]) + "\n"
 
 

@@ -11,7 +11,7 @@ from tests.conftest import TINY
 
 def test_a_rehearsal_describes_steps_and_estimates_with_every_term_on():
     said = rehearsal.rehearse(["gin/cribo.gin"], [*TINY[:-1], "across/Term.start_fraction = 0.875"])
-    assert "loss = 1.0 image + 1.0 region + 1.0 across (from fraction 0.875 on)" in said
+    assert "loss = 1.0 image + 1.0 region + 1.0 across (from 0.875 of the run)" in said
     losses = dict(
         re.findall(
             r"(image|region|across) (\d+\.\d+)", said.partition("loss image")[0] + said[said.index("one batch") :]

@@ -129,8 +129,13 @@ def momentum_of(method: Any) -> list[str]:
 def weight_of(term: Any) -> list[str]:
     """The factor of a term, then how it changes and from when on it counts."""
     kind, ends = schedule(value(term, "weight"))
-    since = [f"from {unit} {spell(n)}" for unit in ("epoch", "step") if (n := value(term, f"start_{unit}", 0)) != 0]
-    return [shorten(words, "line", 100) for words in (f"{TIMES} {ends}", *([kind] if kind else []), *since)]
+    return [shorten(words, "line", 100) for words in (f"{TIMES} {ends}", *([kind] if kind else []), *starts_of(term))]
+
+
+def starts_of(term: Any) -> list[str]:
+    """From when on a term counts; nothing if from the start."""
+    said = {"start_epoch": "from epoch {}", "start_step": "from step {}", "start_fraction": "from {} of the run"}
+    return [words.format(spell(n)) for name, words in said.items() if (n := value(term, name, 0))]
 
 
 def names_in(code: CodeType) -> Iterator[str]:

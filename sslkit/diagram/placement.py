@@ -148,7 +148,7 @@ class Parts:
 
 def layout(settings: Config) -> Picture:
     """Boxes, arrows and words in their places."""
-    title = next((b.place.file for b in reversed(settings.bindings) if b.place.line), "")
+    title = " ".join(settings.files)
     entry = settings.tree.entries.get("train")
     method = value(entry, "method")
     heading = Label(MARGIN, 38, title, "title")
