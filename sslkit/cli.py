@@ -71,7 +71,7 @@ def main(traceback: bool) -> None:
     """Compose self-supervised objectives, train them, and see what they learnt."""
 
 
-@main.command()
+@main.command(short_help="Find everything that is wrong with gin files.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--data", type=DIRECTORY, help="The folder that `launch` or `evaluate` would be given.")
 @BINDINGS
@@ -89,7 +89,7 @@ def check(files: tuple[str, ...], data: Path | None, bindings: tuple[str, ...], 
     sys.exit(2 if any(report.problems for report in reports) else 0)
 
 
-@main.command()
+@main.command(short_help="Show a method as a tree: every value, and where it is set.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--data", type=DIRECTORY, help="The folder of images that `launch` would be given.")
 @BINDINGS
@@ -104,7 +104,7 @@ def describe(
     click.echo(checking.description(list(files), data, list(bindings), markdown, picture), nl=False)
 
 
-@main.command("list")
+@main.command("list", short_help="List components with types, ranges, defaults and sources.")
 @click.argument("what", required=False, metavar="[ROLE | NAME]")
 def list_(what: str | None) -> None:
     """List the components of all roles, or of one with their parameters, types, ranges, defaults and sources."""
@@ -114,7 +114,7 @@ def list_(what: str | None) -> None:
     click.echo(catalogue.overview() if what is None else catalogue.details(what), nl=what is not None)
 
 
-@main.command()
+@main.command(short_help="Write a package with a new component and its test.")
 @click.argument("role")
 @click.argument("name")
 @click.option("--out", type=DIRECTORY, help="Folder to write; the name in small letters if left out.")
@@ -126,7 +126,7 @@ def new(role: str, name: str, out: Path | None) -> None:
         click.echo(path)
 
 
-@main.command()
+@main.command(short_help="Train a method; check, rehearse, sweep or repeat runs.")
 @FILES
 @BINDINGS
 @click.option("--from", "run", type=DIRECTORY, metavar="RUN", help="Repeat a run: its files and bindings, anew.")
@@ -176,7 +176,7 @@ def launch(
         asked.run()
 
 
-@main.command()
+@main.command(short_help="Evaluate the backbone of a run by a protocol.")
 @click.argument("run", type=DIRECTORY)
 @click.option("--protocol", required=True, metavar="FILE", help="A gin file that binds evaluation.protocol.")
 @click.option("--data", type=DIRECTORY, help="Folder of the protocol's data set.")
@@ -188,7 +188,7 @@ def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, .
     click.echo(json.dumps(evaluate_run(run, protocol, data, list(bindings))))
 
 
-@main.command()
+@main.command(short_help="Draw clusters, matches, features and curves of a run.")
 @click.argument("run", type=DIRECTORY)
 def picture(run: Path) -> None:
     """Draw clusters, matches, features and curves of a run into RUN/pictures."""
@@ -198,7 +198,7 @@ def picture(run: Path) -> None:
         click.echo(path)
 
 
-@main.command()
+@main.command(short_help="Write the backbone of a run for timm.")
 @click.argument("run", type=DIRECTORY)
 @click.option("--to", "layout", type=click.Choice(["timm"]), required=True, help="Layout of the exported weights.")
 @click.option("--out", type=DIRECTORY, required=True, help="Folder to write to.")
