@@ -78,15 +78,15 @@ def main(traceback: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a list of records for tools.")
 def check(files: tuple[str, ...], data: Path | None, bindings: tuple[str, ...], as_json: bool) -> None:
     """Look for everything that is wrong with gin files, each on its own; exit code 2 if anything is."""
-    from sslkit import checking
+    from sslkit.commands.check import report
 
-    reports = [checking.report(file, data, list(bindings)) for file in files]
+    reports = [report(file, data, list(bindings)) for file in files]
     if as_json:
-        click.echo(json.dumps([record for report in reports for record in report.records()], indent=2))
+        click.echo(json.dumps([record for each in reports for record in each.records()], indent=2))
     else:
-        for report in reports:
-            click.echo(str(report))
-    sys.exit(2 if any(report.problems for report in reports) else 0)
+        for each in reports:
+            click.echo(str(each))
+    sys.exit(2 if any(each.problems for each in reports) else 0)
 
 
 @main.command(short_help="Show a method as a tree: every value, and where it is set.")
@@ -99,16 +99,17 @@ def describe(
     files: tuple[str, ...], data: Path | None, bindings: tuple[str, ...], markdown: bool, picture: Path | None
 ) -> None:
     """Show the method that gin files describe: every part and value, where it is set, and what it takes."""
-    from sslkit import checking
+    from sslkit.commands.describe import description
 
-    click.echo(checking.description(list(files), data, list(bindings), markdown, picture), nl=False)
+    click.echo(description(list(files), data, list(bindings), markdown, picture), nl=False)
 
 
 @main.command("list", short_help="List components with types, ranges, defaults and sources.")
 @click.argument("what", required=False, metavar="[ROLE | NAME]")
 def list_(what: str | None) -> None:
     """List the components of all roles, or of one with their parameters, types, ranges, defaults and sources."""
-    from sslkit import catalogue, registry
+    from sslkit import registry
+    from sslkit.commands import catalogue
 
     registry.load()
     click.echo(catalogue.overview() if what is None else catalogue.details(what), nl=what is not None)
@@ -120,7 +121,7 @@ def list_(what: str | None) -> None:
 @click.option("--out", type=DIRECTORY, help="Folder to write; the name in small letters if left out.")
 def new(role: str, name: str, out: Path | None) -> None:
     """Write a package with a new component that works, its test and an example: `sslkit new clusterer Voronoi`."""
-    from sslkit import stub
+    from sslkit.commands import stub
 
     for path in stub.write(role, name, out if out is not None else Path(name.lower())):
         click.echo(path)
@@ -165,11 +166,11 @@ def launch(
     if dry_run and axes:
         raise ConfigError("--dry-run looks at one run: leave --sweep out")
     if dry_run:
-        from sslkit.rehearsal import rehearse
+        from sslkit.commands.rehearsal import rehearse
 
         click.echo(rehearse(asked.files, asked.bindings))
     elif axes:
-        from sslkit.sweep import sweep
+        from sslkit.commands.sweep import sweep
 
         sys.exit(sweep(asked, list(axes)))
     else:
@@ -183,7 +184,7 @@ def launch(
 @click.option("--set", "bindings", multiple=True, metavar="'A.b = 1'", help="A binding on top of the protocol's file.")
 def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, ...]) -> None:
     """Evaluate the teacher's backbone of a run; the last line printed is one JSON record."""
-    from sslkit.runs import evaluate_run
+    from sslkit.commands.runs import evaluate_run
 
     click.echo(json.dumps(evaluate_run(run, protocol, data, list(bindings))))
 
@@ -192,7 +193,7 @@ def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, .
 @click.argument("run", type=DIRECTORY)
 def picture(run: Path) -> None:
     """Draw clusters, matches, features and curves of a run into RUN/pictures."""
-    from sslkit.runs import picture_run
+    from sslkit.commands.runs import picture_run
 
     for path in picture_run(run):
         click.echo(path)
@@ -204,7 +205,7 @@ def picture(run: Path) -> None:
 @click.option("--out", type=DIRECTORY, required=True, help="Folder to write to.")
 def export(run: Path, layout: str, out: Path) -> None:
     """Write the teacher's backbone of a run for `timm.create_model("local-dir:OUT")`."""
-    from sslkit.runs import export_run
+    from sslkit.commands.runs import export_run
 
     loading = export_run(run, out)
     click.echo(f"wrote {out}/model.safetensors and config.json; load with\n  {loading}")

@@ -231,7 +231,7 @@ def test_an_exported_backbone_is_loaded_by_timm_and_gives_the_same_features(fini
     import timm
 
     from sslkit.backbones import pad_by
-    from sslkit.runs import method_of, settings_of
+    from sslkit.commands.runs import method_of, settings_of
 
     run, _ = finished
     done = sslkit("export", str(run), "--to", "timm", "--out", str(tmp_path / "export"))

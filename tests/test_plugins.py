@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from sslkit import stub
-from tests.conftest import TINY, command
+from sslkit.commands import stub
+from tests.conftest import ROOT, TINY, command
 from tests.test_stub import run
 
 
@@ -51,7 +51,7 @@ def test_a_plugin_that_cannot_be_imported_is_named_and_left_out(tmp_path):
         capture_output=True,
         text=True,
         timeout=300,
-        env={"PYTHONPATH": f"{tmp_path / 'site'}:{stub.TEMPLATES.parent.parent}", "PATH": "", "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert "the plugin broken (no_such_module) could not be loaded" in done.stderr

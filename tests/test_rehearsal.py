@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from sslkit import config, rehearsal
+from sslkit import config
+from sslkit.commands import rehearsal
 from sslkit.errors import ConfigError
 from tests.conftest import TINY
 

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from sslkit import stub
+from sslkit.commands import stub
 from sslkit.errors import ConfigError
 from sslkit.registry import ROLES
 from tests.conftest import ROOT, TINY, command

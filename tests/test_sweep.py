@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from sslkit import sweep
+from sslkit.commands import sweep
 from sslkit.errors import ConfigError
 from tests.conftest import TINY
 

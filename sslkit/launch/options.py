@@ -45,6 +45,18 @@ def on_images(data: Path | None) -> list[str]:
     ]
 
 
+def with_data(files: list[str], data: Path | None, bindings: list[str]) -> list[str]:
+    """The bindings, and those that `--data` stands for: a macro in a protocol, the training images otherwise."""
+    if data is None:
+        return bindings
+    refuse_no_folder(data)
+    from sslkit import config
+
+    if config.examine(files, bindings)[0].has("evaluation"):
+        return [f"DATA = {str(data.absolute())!r}  # --data {data}", *bindings]
+    return [*on_images(data), *bindings]
+
+
 def refuse_no_folder(data: Path) -> None:
     """Refuse a folder that is not there.
 

@@ -27,7 +27,7 @@ def rehearse(files: list[str], bindings: list[str]) -> str:
     Raises:
         ConfigError: something is wrong with the configuration.
     """
-    from sslkit import describe
+    from sslkit.commands import describe
 
     settings = ready(files, bindings)
     torch.manual_seed(settings.argument("train", "seed").value)

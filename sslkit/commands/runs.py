@@ -11,6 +11,7 @@ import torch
 from sslkit import checkpoint, config
 from sslkit.config import Config
 from sslkit.errors import ConfigError
+from sslkit.launch.options import with_data
 from sslkit.method import Method
 
 
@@ -43,11 +44,8 @@ def method_of(run: Path, settings: Config) -> tuple[int, Method]:
 
 def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str]) -> dict[str, Any]:
     """The protocol's results on the teacher's backbone of a run, with what they are results of."""
-    if data is not None and not data.is_dir():
-        raise ConfigError(f"--data {data}: there is no such folder (looked at {data.absolute()})")
-    given = [] if data is None else [f"DATA = {str(data.absolute())!r}"]
     step, method = method_of(run, settings_of(run))
-    settings = config.load([protocol], [*given, *bindings])
+    settings = config.load([protocol], with_data([protocol], data, bindings))
     if not settings.has("evaluation"):
         raise ConfigError(f"{protocol} does not set evaluation.protocol")
     ask = settings.part("evaluation", "protocol")

@@ -10,17 +10,32 @@ from typing import Any
 
 import torch
 
-from sslkit.config import Config
+from sslkit.config import Config, examine, refuse
 from sslkit.config.build import FAILED, Builder
 from sslkit.config.source import search_path
 from sslkit.config.text import spell
 from sslkit.config.tree import OPEN, Argument, Node
+from sslkit.diagram import draw
 from sslkit.diagram.content import starts_of
+from sslkit.launch.options import with_data
 from sslkit.method import Method
 
 FIRST = ("method", "terms", "aligner", "search", "matcher", "memory", "head", "loss", "weight")  # in this order
 WIDEST = 80  # places stand in a column as far as lines of this width allow
 BY_DEFAULT = "by default"
+
+
+def description(files: list[str], data: Path | None, bindings: list[str], markdown: bool, picture: Path | None) -> str:
+    """The method as text; drawn into `picture` as well, if that is given.
+
+    Raises:
+        ConfigError: something is wrong; what is only left open is shown as that.
+    """
+    settings, problems = examine(files, with_data(files, data, bindings))
+    refuse(problems)
+    if picture is not None:
+        picture.write_text(draw(settings))
+    return as_markdown(settings) if markdown else as_text(settings)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `sslkit check` and `sslkit describe` find out about gin files."""
+"""All that is wrong with a gin file."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslkit import config, describe, preflight
-from sslkit.config import Config
+from sslkit import config, preflight
 from sslkit.config.source import Problem
-from sslkit.launch.options import on_images, refuse_no_folder
+from sslkit.launch.options import with_data
 
 PARTS = "base"  # files in a folder of this name are parts for others to include, and leave values open
 
@@ -49,7 +48,7 @@ def report(file: str, data: Path | None, bindings: list[str]) -> Report:
 
     Values that a file asks for with `%gin.REQUIRED` are no problems, nor is what a part in a folder `base` leaves open.
     """
-    settings, problems = config.examine([file], _with_data([file], data, bindings))
+    settings, problems = config.examine([file], with_data([file], data, bindings))
     problems += preflight.contradictions(settings)
     is_part = PARTS in Path(file).parts[:-1]
     asked: list[Problem] = []
@@ -62,29 +61,3 @@ def report(file: str, data: Path | None, bindings: list[str]) -> Report:
 
 def _by_place(problem: Problem) -> tuple[str, int]:
     return (problem.place.file, problem.place.line) if problem.place else ("", 0)
-
-
-def description(files: list[str], data: Path | None, bindings: list[str], markdown: bool, picture: Path | None) -> str:
-    """The method as text; drawn into `picture` as well, if that is given.
-
-    Raises:
-        ConfigError: something is wrong; what is only left open is shown as that.
-    """
-    settings, problems = config.examine(files, _with_data(files, data, bindings))
-    config.refuse(problems)
-    if picture is not None:
-        from sslkit import diagram
-
-        picture.write_text(diagram.draw(settings))
-    return describe.as_markdown(settings) if markdown else describe.as_text(settings)
-
-
-def _with_data(files: list[str], data: Path | None, bindings: list[str]) -> list[str]:
-    """The bindings, and those that `--data` stands for: a macro in a protocol, the training images otherwise."""
-    if data is None:
-        return bindings
-    refuse_no_folder(data)
-    settings: Config = config.examine(files, bindings)[0]
-    if settings.has("evaluation"):
-        return [f"DATA = {str(data.absolute())!r}  # --data {data}", *bindings]
-    return [*on_images(data), *bindings]

@@ -1,0 +1,1 @@
+"""What the commands do; `sslkit.cli` is how they are called."""
