@@ -190,6 +190,6 @@ def _plot(
         panel.set_title(metric, fontsize=10)
         panel.grid(alpha=0.3)
     if len(names) > 1:
-        panels[0][0].legend(fontsize=8)
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
