@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ Seed = Annotated[int, Within(0, 2**32 - 1)]  # what numpy and torch both take
 Folder = Annotated[str | Path, Existing()]
 
 
-@typing.runtime_checkable
 class Promise(typing.Protocol):
     """Stands for an object that is not built yet; `promised` is its class, None if that cannot be known."""
 
@@ -181,6 +180,10 @@ def spell(hint: Any) -> str:
     return re.sub(r"(?:\w+\.)+(?=\w)", "", str(hint))
 
 
+def _is_promise(value: Any) -> TypeGuard[Promise]:
+    return hasattr(value, "promised")  # what `isinstance` would ask of the protocol, at a tenth of the time
+
+
 def _bounds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
@@ -196,9 +199,9 @@ def _is_of(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_is_of(value, arg) for arg in args)
     if origin is Literal:
-        is_unknown = isinstance(value, Promise) and value.promised is None
+        is_unknown = _is_promise(value) and value.promised is None
         return is_unknown or any(value == arg and type(value) is type(arg) for arg in args)
-    if isinstance(value, Promise):
+    if _is_promise(value):
         return _will_be(value.promised, origin or hint)
     if getattr(hint, "_is_protocol", False):
         return all(hasattr(value, name) for name in _members(hint))

@@ -114,8 +114,10 @@ def _device(train: Node) -> Iterator[Problem]:
     try:
         if isinstance(device.value, str) and device.value != "auto":
             torch.device(device.value)
-    except RuntimeError as error:
-        yield _problem(device, str(error).splitlines()[0])
+    except RuntimeError:
+        yield _problem(
+            device, "torch knows no device of that name", "write 'auto', 'cpu', 'cuda', 'cuda:1' or the like"
+        )
 
 
 def _optimizer(settings: Config, optimizer: Optimizer, method: Method) -> list[Problem]:
