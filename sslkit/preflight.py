@@ -48,7 +48,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
         method = _built(train, "method", builder)
     problems: list[Problem] = []
     if method is not None:
-        problems += [*_heads(train, method), *_searches(train, method), *_centerings(train, method)]
+        problems += [*_heads(settings, train, method), *_searches(train, method), *_centerings(train, method)]
     problems += _device(train)
     length = None
     if method is not None and built["data"] is not None:
@@ -80,12 +80,14 @@ def _terms(train: Node) -> dict[str, Node]:
     return {name: term for name, term in terms.items() if isinstance(term, Node)}
 
 
-def _heads(train: Node, method: Method) -> Iterator[Problem]:
+def _heads(settings: Config, train: Node, method: Method) -> Iterator[Problem]:
     has = list(method.student.head_of)
+    outputs = [n.arguments["outputs"] for n in settings.tree.nodes() if "outputs" in n.arguments]
     for term in _terms(train).values():
         head = term.arguments["head"]
         if head.value not in has:
-            yield _problem(head, f"no head has an output {head.value!r}", _one_of(head.value, has))
+            wrong = f"{term.name}.head names {head.value!r}, but no head has such an output; {_one_of(head.value, has)}"
+            yield _about(settings, ValueError(wrong), [head, *outputs])
 
 
 def _searches(train: Node, method: Method) -> Iterator[Problem]:

@@ -1211,7 +1211,8 @@ CASES = [
         image/Term.head = 'imag'
         """,
         """
-        mine.gin:2: image/Term.head = 'imag': no head has an output 'imag'; did you mean 'image'? there is: image, region
+        mine.gin:2: image/Term.head = 'imag': image/Term.head names 'imag', but no head has such an output; did you mean 'image'? there is: image, region
+          gin/cribo.gin:8: heads.Prototypes.outputs = {'image': 256, 'region': 256}
         """,
         builds=True,
     ),
@@ -1645,7 +1646,8 @@ CASES = [
         mine.gin:4: Method.clusterer names @clusterers.KMean, which does not exist; did you mean 'clusterers.KMeans'?; clusterers has: Grid, KMeans, Sinkhorn
         mine.gin:6: train.keep uses %K, which is not defined; add `K = ...`
         mine.gin:5: acros/Term.weight is set but nothing uses it; did you mean 'across'?
-        mine.gin:7: image/Term.head = 'imag': no head has an output 'imag'; did you mean 'image'? there is: image, region
+        mine.gin:7: image/Term.head = 'imag': image/Term.head names 'imag', but no head has such an output; did you mean 'image'? there is: image, region
+          gin/cribo.gin:8: heads.Prototypes.outputs = {'image': 256, 'region': 256}
         """,
         builds=True,
     ),
