@@ -155,16 +155,17 @@ def range_of(hint: Any) -> Within | None:
     """The range that an annotation declares for a number, if any."""
     if get_origin(hint) in (typing.Union, types.UnionType):
         return next((found for arg in get_args(hint) if (found := range_of(arg)) is not None), None)
-    return next((bound for bound in _bounds(hint) if isinstance(bound, Within)), None)
+    bounds = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((bound for bound in bounds if isinstance(bound, Within)), None)
 
 
 def spell(hint: Any) -> str:
     """A type as a person writes it, its range behind it."""
-    bounds = [str(bound) for bound in _bounds(hint) if isinstance(bound, Within | Existing)]
-    if bounds:
-        return f"{spell(get_args(hint)[0])} ({' and '.join(bounds)})"
     origin: Any = get_origin(hint)
     args = get_args(hint)
+    if origin is Annotated:
+        bounds = [str(bound) for bound in args[1:] if isinstance(bound, Within | Existing)]
+        return spell(args[0]) + (f" ({' and '.join(bounds)})" if bounds else "")
     if hint is None or hint is type(None):
         return "None"
     if hint is Ellipsis:
@@ -182,10 +183,6 @@ def spell(hint: Any) -> str:
 
 def _is_promise(value: Any) -> TypeGuard[Promise]:
     return hasattr(value, "promised")  # what `isinstance` would ask of the protocol, at a tenth of the time
-
-
-def _bounds(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
 def _is_of(value: Any, hint: Any) -> bool:
@@ -261,6 +258,8 @@ def _members(protocol: type) -> list[str]:
 def _out_of_bounds(value: Any, hint: Any, *, and_kinds: bool = False) -> str | None:
     """What the value, or what it holds, would have to be; None if it is that."""
     for part, bound in _parts(value, hint):
+        if _is_promise(part):
+            continue
         is_number = isinstance(part, numbers.Real) and not isinstance(part, bool)  # numpy's too
         if isinstance(bound, Within) and is_number and part not in bound:
             one, many = str(bound), f"numbers {bound}"
