@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ Seed = Annotated[int, Within(0, 2**32 - 1)]  # what numpy and torch both take
 Folder = Annotated[str | Path, Existing()]
 
 
-@typing.runtime_checkable
 class Promise(typing.Protocol):
     """Stands for an object that is not built yet; `promised` is its class, None if that cannot be known."""
 
@@ -182,6 +181,10 @@ def spell(hint: Any) -> str:
     return re.sub(r"(?:\w+\.)+(?=\w)", "", str(hint))
 
 
+def _is_promise(value: Any) -> TypeGuard[Promise]:
+    return hasattr(value, "promised")  # what `isinstance` would ask of the protocol, at a tenth of the time
+
+
 def _is_of(value: Any, hint: Any) -> bool:
     """Whether a value may be passed where `hint` is asked for; what cannot be known passes."""
     origin: Any = get_origin(hint)
@@ -193,9 +196,9 @@ def _is_of(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_is_of(value, arg) for arg in args)
     if origin is Literal:
-        is_unknown = isinstance(value, Promise) and value.promised is None
+        is_unknown = _is_promise(value) and value.promised is None
         return is_unknown or any(value == arg and type(value) is type(arg) for arg in args)
-    if isinstance(value, Promise):
+    if _is_promise(value):
         return _will_be(value.promised, origin or hint)
     if getattr(hint, "_is_protocol", False):
         return all(hasattr(value, name) for name in _members(hint))
@@ -255,7 +258,7 @@ def _members(protocol: type) -> list[str]:
 def _out_of_bounds(value: Any, hint: Any, *, and_kinds: bool = False) -> str | None:
     """What the value, or what it holds, would have to be; None if it is that."""
     for part, bound in _parts(value, hint):
-        if isinstance(part, Promise):
+        if _is_promise(part):
             continue
         is_number = isinstance(part, numbers.Real) and not isinstance(part, bool)  # numpy's too
         if isinstance(bound, Within) and is_number and part not in bound:

@@ -46,7 +46,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     built = {name: _built(train, name, builder) for name in ("augmenter", "data", "evaluations", "optimizer")}
     with torch.device("meta"):
         method = _built(train, "method", builder)
-    problems = [*_heads(train), *_searches(train)]
+    problems = [*_heads(settings, train), *_searches(train)]
     problems += _centerings(train, method) if method is not None else []
     problems += _device(train)
     length = None
@@ -84,16 +84,18 @@ def _terms(train: Node) -> list[Node]:
     return [term for term in (_of_method(train, "terms") or {}).values() if isinstance(term, Node)]
 
 
-def _heads(train: Node) -> Iterator[Problem]:
+def _heads(settings: Config, train: Node) -> Iterator[Problem]:
     with torch.device("meta"):
         heads = [Builder().value(head) for head in _of_method(train, "heads") or ()]
     if not heads or any(head is FAILED for head in heads):
         return
     has = [name for head in heads for name in head.names]
+    outputs = [node.arguments["outputs"] for node in settings.tree.nodes() if "outputs" in node.arguments]
     for term in _terms(train):
         head = term.arguments["head"]
         if isinstance(head.value, str) and head.value not in has:
-            yield _problem(head, f"no head has an output {head.value!r}", _one_of(head.value, has))
+            wrong = f"{term.name}.head names {head.value!r}, but no head has such an output; {_one_of(head.value, has)}"
+            yield _about(settings, ValueError(wrong), [head, *outputs])
 
 
 def _searches(train: Node) -> Iterator[Problem]:
@@ -122,8 +124,10 @@ def _device(train: Node) -> Iterator[Problem]:
     try:
         if isinstance(device.value, str) and device.value != "auto":
             torch.device(device.value)
-    except RuntimeError as error:
-        yield _problem(device, str(error).splitlines()[0])
+    except RuntimeError:
+        yield _problem(
+            device, "torch knows no device of that name", "write 'auto', 'cpu', 'cuda', 'cuda:1' or the like"
+        )
 
 
 def _optimizer(settings: Config, optimizer: Optimizer, method: Method) -> list[Problem]:

@@ -7,6 +7,7 @@ use these parts in its gin files; sslkit itself only reads gin's language (see `
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -163,6 +164,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+@functools.cache
 def load() -> list[str]:
     """Fill the tables: sslkit's own parts, then what other packages offer under the entry point `sslkit.components`.
 

@@ -204,8 +204,7 @@ def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
             raise ConfigError(
                 f"term {name!r} would start with step {starts} (start_epoch={term.start_epoch}, "
                 f"start_step={term.start_step}, start_fraction={term.start_fraction}, {per_epoch} steps an epoch), "
-                f"but the run has {n_steps} steps: "
-                f"take more, or let it start earlier (`{name}/Term.start_step = 0`)"
+                f"but the run has {n_steps} steps: take more, or let it start earlier"
             )
     if method.freeze_outputs_epochs * per_epoch >= n_steps:
         raise ConfigError(

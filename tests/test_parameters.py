@@ -318,13 +318,13 @@ def test_checking_twice_checks_once():
 KNOWN = [pytest.param(known, id=known.name) for known in everything()]
 LINE = {"start", "end"}
 ANY_NUMBER = {
+    "product": {"factors"},
+    "total": {"parts"},
     "schedules.Constant": {"value"},
     "schedules.Cosine": LINE | {"warmup_start"},
     "schedules.ScaledCosine": LINE | {"warmup_start"},
     "schedules.Linear": LINE,
     "schedules.Scaled": {"value"},
-    "product": {"factors"},
-    "total": {"parts"},
     "schedules.Piecewise": {"values"},
     "Term": {"weight"},
     "evaluate.DenseRetrieval": {"ignore_index"},  # any label that no class has, and data sets have their own

@@ -168,7 +168,7 @@ def _why(binding: Binding, bindings: Sequence[Binding], tree: Tree) -> str:
         return f"{binding.selector} is bound by its parameters: `{binding} = ...` defines the macro %{binding}"
     if binding.is_macro:
         asked = {part.name for b in bindings for part in walk(b.value) if isinstance(part, Macro)} - {str(binding)}
-        return did_you_mean(str(binding), asked).removeprefix("; ") or f"nothing asks for %{binding}"
+        return did_you_mean(str(binding), asked).removeprefix("; ") or f"nothing in use asks for %{binding}"
     known = found[0]
     if known.kind == "entry":
         return f"{known.name} runs outside of every scope, write `{known.name}.{binding.parameter} = ...`"

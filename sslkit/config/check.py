@@ -73,7 +73,7 @@ def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Probl
             f"{near.removeprefix('; ')}{'; ' if near else ''}it has: {has}",
         )
         return
-    if wrong_parts:
+    if wrong_parts or _is_ring(binding.value, macros):  # of rings the tree tells
         return
     hint = known.parameters[binding.parameter].hint
     value = _promises(binding.value, macros)
@@ -128,6 +128,12 @@ def _promises(value: Any, macros: Mapping[str, Binding], inside: tuple[str, ...]
     if isinstance(value, (list, tuple)):
         return type(value)(_promises(v, macros, inside) for v in value)
     return value
+
+
+def _is_ring(value: Any, macros: Mapping[str, Binding], inside: tuple[str, ...] = ()) -> bool:
+    """Whether macros lead back to themselves."""
+    asked = {part.name for part in walk(value) if isinstance(part, Macro) and part.name in macros}
+    return any(name in inside or _is_ring(macros[name].value, macros, (*inside, name)) for name in asked)
 
 
 def _spell(binding: Binding, macros: Mapping[str, Binding]) -> str:

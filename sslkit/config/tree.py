@@ -162,8 +162,13 @@ class _Resolver:
                 key = (b.scope, matching(b.selector)[0].name)
                 self.table.setdefault(key, {}).setdefault(b.parameter, []).append(b)
         self.used: set[int] = set()
-        asked = {part.name for b in lost for part in walk(b.value) if isinstance(part, Macro)}
-        self.excused = {id(b) for name in asked for b in self.macros.get(name, [])}
+        self.excused: set[int] = set()
+        asked = [b.value for b in lost]
+        while asked:
+            named = [part.name for part in walk(asked.pop()) if isinstance(part, Macro)]
+            found = [b for name in named for b in self.macros.get(name, []) if id(b) not in self.excused]
+            self.excused |= {id(b) for b in found}
+            asked += [b.value for b in found]
         self.is_real = True  # False while the settings of replaced parts are looked for
         self.replaced: list[tuple[Binding, str]] = []
         self.open_calls: list[tuple[str, str]] = []
@@ -179,7 +184,8 @@ class _Resolver:
             winner = winners.get(name)
             if winner is not None:
                 value = self.value(winner.value, scope, winner)
-                wrong = misfit(value, parameter.hint)  # of what a helper made; the rest has been looked at before
+                is_whole = all(part is not BROKEN for part in parts(value))
+                wrong = misfit(value, parameter.hint) if is_whole else None  # what helpers made; else it was looked at
                 value = self._refuse(winner, f"{value!r} {wrong}") if wrong else value
                 node.arguments[name] = Argument(value, winner)
             elif parameter.is_required:
@@ -272,11 +278,14 @@ class _Resolver:
     def _singleton(self, known: Known, scope: str, origin: Binding) -> Any:
         if scope not in self.shared or not self.is_real:
             asked = self.node(known, scope).arguments["constructor"].value
+            if asked is BROKEN:
+                return BROKEN
             if not isinstance(asked, Uncalled):
+                name = f"{scope}/{SINGLETON}" if scope else SINGLETON
                 return self._refuse(
                     origin,
-                    f"@{scope}/{SINGLETON}() needs a constructor, not {asked!r}",
-                    f"add `{scope}/{SINGLETON}.constructor = @role.Name` (without parentheses)",
+                    f"@{name}() needs a constructor" + ("" if asked is OPEN else f", not {asked!r}"),
+                    f"add `{name}.constructor = @role.Name` (without parentheses)",
                 )
             asked.node.shared_as = scope
             if not self.is_real:
@@ -323,7 +332,7 @@ def _possible(hints: Sequence[Any]) -> set[str]:
             continue
         for known in everything():
             is_part = known.kind in ("component", "joint") and known.name not in found
-            if is_part and hint not in (int, float, str, bool) and misfit(_Stand(known.thing), hint) is None:
+            if is_part and hint not in (Any, int, float, str, bool) and misfit(_Stand(known.thing), hint) is None:
                 found.add(known.name)
                 asked += [parameter.hint for parameter in known.parameters.values()]
     return found
