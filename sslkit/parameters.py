@@ -159,6 +159,11 @@ def range_of(hint: Any) -> Within | None:
     return next((bound for bound in bounds if isinstance(bound, Within)), None)
 
 
+def asks_for_folder(hint: Any) -> bool:
+    """Whether an annotation declares a folder that must be there."""
+    return get_origin(hint) is Annotated and any(isinstance(bound, Existing) for bound in get_args(hint)[1:])
+
+
 def spell(hint: Any) -> str:
     """A type as a person writes it, its range behind it."""
     origin: Any = get_origin(hint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from sslkit.config.tree import Argument, Missing, Node, parts
 from sslkit.errors import ConfigError
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
-from sslkit.parameters import range_of
+from sslkit.parameters import asks_for_folder, range_of
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
 from sslkit.train import Plan, plan
@@ -33,13 +34,34 @@ def contradictions(settings: Config) -> list[Problem]:
     does not fit shows itself. What a configuration leaves open, or has wrong already, is passed over.
     """
     builder = Builder()
-    problems: list[Problem] = []
+    problems = list(_folders(settings))
+    if problems:  # what needs them would only say the same again
+        return problems
     for entry in settings.tree.entries.values():
         if entry.known.name == "train":
             problems += _of_training(settings, entry, builder)
         else:
             builder.arguments(entry)
     return [*builder.problems, *problems]
+
+
+def _folders(settings: Config) -> Iterator[Problem]:
+    """Folders that a run would read and that are not there."""
+    for node in settings.tree.nodes():
+        for name, argument in node.arguments.items():
+            if isinstance(argument.value, str) and asks_for_folder(node.known.parameters[name].hint):
+                looked = _missing(Path(argument.value))
+                if looked is not None:
+                    yield _problem(argument, "there is no such folder", f"looked at {looked}")
+
+
+def _missing(folder: Path) -> Path | None:
+    """Where it was looked for, if it is not there."""
+    try:
+        folder = folder.expanduser().absolute()
+        return None if folder.is_dir() else folder
+    except (OSError, RuntimeError, ValueError):  # a name that no folder can have, the home of nobody
+        return folder
 
 
 def _of_training(settings: Config, train: Node, builder: Builder) -> list[Problem]:

@@ -1123,6 +1123,7 @@ CASES = [
         """
         mine.gin:3: datasets.ImageFolder.root = '/nowhere/at/all': there is no such folder; looked at /nowhere/at/all
         """,
+        builds=True,
     ),
     Case(
         "missing folder by macro",
@@ -1131,9 +1132,10 @@ CASES = [
         datasets.ImageFolder.root = %DATA
         """,
         """
-        mine.gin:3: datasets.ImageFolder.root = %DATA (--data /nowhere/at/all: DATA = '/nowhere/at/all'): there is no such folder; looked at /nowhere/at/all
+        mine.gin:3: datasets.ImageFolder.root = %DATA: there is no such folder; looked at /nowhere/at/all
         """,
         given=("DATA = '/nowhere/at/all'  # --data /nowhere/at/all",),
+        builds=True,
     ),
     Case(
         "empty folder",
@@ -1776,6 +1778,7 @@ CASES = [
         """
         mine.gin:3: datasets.ImageFolder.root = '~nobody-of-that-name/images': there is no such folder; looked at ~nobody-of-that-name/images
         """,
+        builds=True,
     ),
     Case(
         "joint in lower case",

@@ -16,7 +16,7 @@ from sslkit.method import Method
 
 
 def settings_of(run: Path) -> Config:
-    """The configuration that a run directory keeps; gin holds it afterwards.
+    """The configuration that a run directory keeps; its data need not be there.
 
     Raises:
         ConfigError: the directory is not a run's.

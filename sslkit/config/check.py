@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from sslkit.config.source import REQUIRED, Binding, Macro, Problem, Reference, walk
 from sslkit.config.tree import SINGLETON
-from sslkit.parameters import Existing, misfit
+from sslkit.parameters import misfit
 from sslkit.registry import Known, did_you_mean, everything, matching
 
 COMMAND_LINE = "--"
@@ -80,10 +79,6 @@ def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Probl
     unfit = misfit(value, hint)
     if unfit:
         yield problem(f"{_spell(binding, macros)} {unfit}", _why(value, hint))
-    elif isinstance(value, str | Path) and _asks_for_folder(hint):
-        looked = _missing_folder(Path(value))
-        if looked is not None:
-            yield problem(f"{_spell(binding, macros)}: there is no such folder", f"looked at {looked}")
 
 
 def _reference(reference: Reference, binding: Binding) -> Iterator[tuple[str, str]]:
@@ -185,19 +180,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _missing_folder(folder: Path) -> Path | None:
-    """Where it was looked for, if it is not there."""
-    try:
-        folder = folder.expanduser().absolute()
-        return None if folder.is_dir() else folder
-    except (OSError, RuntimeError, ValueError):  # a name that no folder can have, the home of nobody
-        return folder
-
-
-def _asks_for_folder(hint: Any) -> bool:
-    return get_origin(hint) is Annotated and any(isinstance(bound, Existing) for bound in get_args(hint)[1:])
 
 
 def _given_twice(bindings: Sequence[Binding]) -> Iterator[Problem]:
