@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit import config, preflight
-from sslkit.config.source import Problem
+from sslkit.config.source import Problem, in_order
 from sslkit.launch.options import with_data
 
 PARTS = "base"  # files in a folder of this name are parts for others to include, and leave values open
@@ -55,9 +55,4 @@ def report(file: str, data: Path | None, bindings: list[str]) -> Report:
     forgotten: list[Problem] = []
     for problem in settings.left_open():
         (asked if is_part or problem.place is not None else forgotten).append(problem)
-    found = dict.fromkeys([*problems, *forgotten])
-    return Report(file, tuple(sorted(found, key=_by_place)), tuple(asked))
-
-
-def _by_place(problem: Problem) -> tuple[str, int]:
-    return (problem.place.file, problem.place.line) if problem.place else ("", 0)
+    return Report(file, tuple(in_order([*problems, *forgotten])), tuple(asked))

@@ -61,7 +61,12 @@ def refuse(problems: Sequence[Problem]) -> None:
         ConfigError: with a line or more for each.
     """
     if problems:
-        raise ConfigError("\n".join(dict.fromkeys(map(str, problems))))
+        raise ConfigError("\n".join(map(str, in_order(problems))))
+
+
+def in_order(problems: Sequence[Problem]) -> list[Problem]:
+    """Each of them once, by file and line."""
+    return sorted(dict.fromkeys(problems), key=lambda p: (p.place.file, p.place.line) if p.place else ("", 0))
 
 
 @dataclass(frozen=True)
