@@ -9,7 +9,7 @@ from sslkit.commands import sweep
 from sslkit.errors import ConfigError
 from tests.conftest import TINY
 
-ON_SCENES = (*TINY, "train.pictures = False", "train.n_workers = 0")
+ON_SCENES = (*TINY, "train.pictures = False")
 
 
 def test_an_axis_takes_numbers_tuples_words_and_objects():
