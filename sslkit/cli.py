@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 
-from sslkit.errors import CheckpointError, ConfigError, NotFinite
+from sslkit.errors import CheckpointError, ConfigError, NotFinite, Refused
 
 DIRECTORY = click.Path(path_type=Path)
 FILES = click.option(
@@ -49,6 +50,8 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
         sys.exit(130)
+    except Refused:
+        sys.exit(2)
     except (ConfigError, CheckpointError, NotFinite, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
@@ -161,10 +164,12 @@ def launch(
     """Train a method. The same command on the same directory goes on where the run stopped."""
     from sslkit.launch import options
 
-    given = options.bindings(data=data, steps=steps, epochs=epochs, seed=seed, device=device)
-    asked = options.Asked(list(files), [*given, *bindings], out, run, ["sslkit", *sys.argv[1:]])
+    given = options.bindings(list(bindings), data=data, steps=steps, epochs=epochs, seed=seed, device=device)
+    asked = options.Asked(list(files), given, out, run, [*_typed(), *sys.argv[1:]])
     if dry_run and axes:
         raise ConfigError("--dry-run looks at one run: leave --sweep out")
+    if (dry_run or axes) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--sweep and --dry-run start in one process: leave torchrun out")
     if dry_run:
         from sslkit.commands.rehearsal import rehearse
 
@@ -175,6 +180,12 @@ def launch(
         sys.exit(sweep(asked, list(axes)))
     else:
         asked.run()
+
+
+def _typed() -> list[str]:
+    """The words that call this program, `python -m sslkit.launch` or `sslkit`."""
+    path = click.get_current_context().command_path
+    return path.split() if path.startswith("python") else ["sslkit"]
 
 
 @main.command(short_help="Evaluate the backbone of a run by a protocol.")

@@ -31,13 +31,19 @@ class Component(nn.Module):
         Raises:
             ValueError: the value is out of its range, now or when a schedule comes to it.
         """
-        made: Callable[..., Any] = type(self)
-        declared = parameters(made).get(name)
-        self._ranges[name] = (range_of(declared.hint) if declared else None) or Within()
+        self._ranges[name] = self._declared(name)
         if isinstance(value, Schedule):
             self._schedules[name] = value
-            value = value(Time())
-        self.register_buffer(name, torch.tensor(self._in_range(name, value)), persistent=False)
+        at_first = value(Time()) if isinstance(value, Schedule) else self._in_range(name, value)  # no run is known yet
+        self.register_buffer(name, torch.tensor(float(at_first)), persistent=False)
+
+    def _declared(self, name: str) -> Within:
+        """The range of the parameter, from the class that has it: a subclass may hand its own value on."""
+        for cls in type(self).__mro__:
+            init: Callable[..., Any] | None = vars(cls).get("__init__")
+            if init is not None and name in parameters(init):
+                return range_of(parameters(init)[name].hint) or Within()
+        raise AttributeError(f"{type(self).__name__} has no parameter {name!r} that it could schedule")
 
     def _in_range(self, name: str, value: float) -> float:
         if value not in self._ranges[name]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from sslkit.errors import Refused
+
+T = TypeVar("T")
 
 
 def is_on() -> bool:
@@ -55,9 +60,33 @@ def start(device: torch.device) -> None:
     """Join the group that torchrun or Slurm describes in the environment; alone, do nothing."""
     if is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    has_cuda = device.type == "cuda" and torch.cuda.is_available()
+    dist.init_process_group("nccl" if has_cuda else "gloo", timeout=timedelta(minutes=30))
+
+
+def on_main(call: Callable[[], T]) -> T | None:
+    """What rank 0 finds when it alone does something that may be refused; None on the others.
+
+    Raises:
+        Exception: what rank 0 raised, there; `Refused` on the others, so that all of them leave.
+    """
+    if not is_on():
+        return call()
+    found, error = None, None
+    if rank() == 0:
+        try:
+            found = call()
+        except Exception as raised:
+            error = raised
+    said: list[bool] = [error is not None]
+    dist.broadcast_object_list(said, group=_patient_group())
+    if error is not None:
+        raise error
+    if said[0]:
+        raise Refused
+    return found
 
 
 def stop() -> None:

@@ -11,3 +11,7 @@ class CheckpointError(RuntimeError):
 
 class NotFinite(RuntimeError):
     """A loss is NaN or infinite; the message says where its batch and the state before it were saved."""
+
+
+class Refused(RuntimeError):
+    """Another rank has refused to go on, and says why."""

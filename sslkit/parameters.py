@@ -87,10 +87,7 @@ def parameters(thing: Callable[..., Any]) -> Mapping[str, Parameter]:
 
 def _hints(thing: Callable[..., Any]) -> dict[str, Any]:
     function = thing.__init__ if inspect.isclass(thing) else thing
-    try:
-        return get_type_hints(inspect.unwrap(function), include_extras=True)
-    except NameError:  # an annotation that only a type checker can see
-        return {}
+    return get_type_hints(inspect.unwrap(function), include_extras=True)
 
 
 def misfit(value: Any, hint: Any) -> str | None:

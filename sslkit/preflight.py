@@ -11,20 +11,20 @@ import torch
 from PIL import Image
 
 from sslkit.config import Config
-from sslkit.config.build import FAILED, Builder
-from sslkit.config.source import Problem
+from sslkit.config.build import FAILED, REFUSALS, Builder
+from sslkit.config.source import Binding, Problem
 from sslkit.config.tree import Argument, Missing, Node, parts
 from sslkit.errors import ConfigError
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
-from sslkit.parameters import asks_for_folder, range_of
+from sslkit.parameters import Within, asks_for_folder, range_of
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
 from sslkit.train import Plan, plan
 from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels
-MOMENTS = 200  # of a run at which a schedule is looked at
+MOMENTS, EPOCHS = 200, 2000  # of a run at which a schedule is looked at
 
 
 def contradictions(settings: Config) -> list[Problem]:
@@ -35,14 +35,14 @@ def contradictions(settings: Config) -> list[Problem]:
     """
     builder = Builder()
     problems = list(_folders(settings))
-    if problems:  # what needs them would only say the same again
-        return problems
+    missing = {problem.binding for problem in problems}
     for entry in settings.tree.entries.values():
         if entry.known.name == "train":
             problems += _of_training(settings, entry, builder)
         else:
             builder.arguments(entry)
-    return [*builder.problems, *problems]
+    said_before = [problem for problem in builder.problems if problem.binding in missing]
+    return [*(problem for problem in builder.problems if problem not in said_before), *problems]
 
 
 def _folders(settings: Config) -> Iterator[Problem]:
@@ -82,7 +82,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
         views = _views(settings, built["augmenter"])
         if isinstance(views, tuple):
             views = _together(settings, train, method, views) or views
-        problems += views if isinstance(views, list) else _step(settings, method, views, bool(problems))
+        problems += views if isinstance(views, list) else _step(settings, method, views, length, bool(problems))
         for name, protocol in (built["evaluations"] or {}).items():
             problems += _evaluation(train, name, protocol, method)
     return problems
@@ -144,8 +144,8 @@ def _device(train: Node) -> Iterator[Problem]:
     """A name that no device has; whether this one is there is known only where the run is."""
     device = train.arguments["device"]
     try:
-        if isinstance(device.value, str) and device.value != "auto":
-            torch.device(device.value)
+        if isinstance(device.value, str) and device.value != "auto" and torch.device(device.value).type == "meta":
+            yield _problem(device, "tensors without content cannot be trained on")
     except RuntimeError:
         yield _problem(
             device, "torch knows no device of that name", "write 'auto', 'cpu', 'cuda', 'cuda:1' or the like"
@@ -178,26 +178,45 @@ def _plan(settings: Config, train: Node, method: Method, data: Sized) -> tuple[P
 
 def _schedules(settings: Config, length: Plan | None, refused: Collection[str]) -> Iterator[Problem]:
     """Schedules that leave the range of what they schedule at some moment of the run; not those refused already."""
-    n_steps, per_epoch = (length.n_steps, length.per_epoch) if length else (10_000, 100)
-    steps = sorted({round(i * (n_steps - 1) / MOMENTS) for i in range(MOMENTS + 1)})
+    run = length or Plan(10_000, 100, 256)
+    steps, said = _moments(run), list[Binding | None]()
     for node in settings.tree.nodes():
         for name, argument in node.arguments.items():
             allowed = range_of(node.known.parameters[name].hint)
             schedule = Builder().value(argument.value) if isinstance(argument.value, Node) and allowed else None
             if allowed is None or not isinstance(schedule, Schedule) or str(argument.origin) in refused:
                 continue
-            for step in steps:
-                value = schedule(Time(step, n_steps, per_epoch))
-                if value not in allowed:
-                    wrong = f"{node.name}.{name} is {value:g} at step {step}, but it must be {allowed}"
-                    yield _about(settings, ValueError(wrong), [argument, *argument.value.arguments.values()])
-                    break
+            wrong = _leaves(schedule, allowed, run, steps)
+            if wrong and argument.origin not in said:
+                said.append(argument.origin)
+                blamed = [argument, *argument.value.arguments.values()]
+                yield _about(settings, ValueError(f"{node.name}.{name} {wrong}"), blamed)
+
+
+def _leaves(schedule: Schedule, allowed: Within, run: Plan, steps: list[int]) -> str:
+    """How a schedule leaves its range; nothing if it does not."""
+    for step in steps:
+        try:
+            value = schedule(Time(step, run.n_steps, run.per_epoch, run.step_size))
+        except REFUSALS as error:
+            return f"has no value at step {step}: {error}"
+        if value not in allowed:
+            return f"is {value:g} at step {step}, but it must be {allowed}"
+    return ""
+
+
+def _moments(run: Plan) -> list[int]:
+    """Steps spread over a run, and the first and last of every epoch, where what holds for epochs changes."""
+    spread = {round(i * (run.n_steps - 1) / MOMENTS) for i in range(MOMENTS + 1)}
+    every = -(-run.n_steps // (run.per_epoch * EPOCHS))  # of more epochs than that, not all are looked at
+    starts = set(range(0, run.n_steps, run.per_epoch * every))
+    return sorted(spread | starts | {step - 1 for step in starts if step})
 
 
 def _views(settings: Config, augmenter: Callable[..., list[View]]) -> list[Problem] | tuple[list[View], int]:
     try:
         return augmenter([Image.new("RGB", (64, 64))], Key(0, 0, 0)), augmenter.n_global  # type: ignore[attr-defined]
-    except (ValueError, RuntimeError, IndexError) as error:
+    except REFUSALS as error:
         return [_speaking_of(settings, error)]
 
 
@@ -222,7 +241,9 @@ def _together(settings: Config, train: Node, method: Method, seen: tuple[list[Vi
     return problems
 
 
-def _step(settings: Config, method: Method, seen: tuple[list[View], int], is_wrong: bool) -> list[Problem]:
+def _step(
+    settings: Config, method: Method, seen: tuple[list[View], int], length: Plan | None, is_wrong: bool
+) -> list[Problem]:
     """One step on tensors without content; only if nothing is wrong with the method that would show again here."""
     views, n_global = seen
     batch = Batch(
@@ -232,9 +253,13 @@ def _step(settings: Config, method: Method, seen: tuple[list[View], int], is_wro
     )
     with torch.device("meta"):
         try:
-            method.train().set_time(Time())
-            method.look(batch) if is_wrong else method(batch).total.backward()
-        except (ValueError, RuntimeError, TypeError, AssertionError, LookupError, AttributeError) as error:
+            if is_wrong:
+                method.train().look(batch)
+            else:
+                run = length or Plan(1, 1, 256)
+                method.train().set_time(Time(0, run.n_steps, run.per_epoch, run.step_size))
+                method(batch).total.backward()
+        except REFUSALS as error:
             sizes = ", ".join(f"{v.pixels.shape[-1]} px" for v in views)
             said = ValueError(f"a step does not work on views of {sizes}: {error}")
             return [_speaking_of(settings, said, _culprit(settings, error))]
@@ -246,7 +271,7 @@ def _evaluation(train: Node, name: str, protocol: Any, method: Method) -> Iterat
     node = train.arguments["evaluations"].value[name]
     try:
         protocol.check(method.teacher.backbone)
-    except (ValueError, RuntimeError, AssertionError) as error:
+    except REFUSALS as error:
         spoken_of = [a for key, a in node.arguments.items() if a.origin and f"{key}=" in str(error)]
         yield _problem((spoken_of or [train.arguments["evaluations"]])[0], f"evaluation {name!r}: {error}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import torch
 import sslkit
 from sslkit import distributed, log
 from sslkit.config import Config
-from sslkit.config.source import PACKAGE
+from sslkit.config.source import PACKAGE, search_path
 from sslkit.loader import processors
+from sslkit.registry import everything
 
 PACKAGES = ("torch", "torchvision", "timm", "gin-config", "numpy")
 
@@ -27,7 +29,7 @@ def write(run_dir: Path, settings: Config, command: list[str]) -> None:
     """Write what a start of a run was made from.
 
     `config.gin` is the configuration as given, in one file that needs no other; `operative.gin` has every value that is
-    used; `environment.json` has a record for each start; `code.diff` is how the code differs from its commit.
+    used; `environment.json` has a record for each start; `code/HASH.diff` is how its code differed from its commit.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     _put(run_dir / "config.gin", settings.text)
@@ -35,9 +37,10 @@ def write(run_dir: Path, settings: Config, command: list[str]) -> None:
     seed = settings.argument("train", "seed").value
     starts = [*starts_of(run_dir), {**environment(), "command": command, "seed": seed}]
     _put(run_dir / "environment.json", json.dumps(starts, indent=2) + "\n")
-    difference = _git("diff", "HEAD")
+    difference = _difference()
     if difference:
-        _put(run_dir / "code.diff", difference + "\n")
+        (run_dir / "code").mkdir(exist_ok=True)
+        _put(run_dir / "code" / f"{_hash(difference)}.diff", difference + "\n")
 
 
 def write_results(run_dir: Path, results: Mapping[str, float]) -> None:
@@ -53,7 +56,7 @@ def code_has_changed(run_dir: Path) -> str:
     if not starts:
         return "it is not known with which code that run was made"
     before, now = starts[-1], environment()
-    differing = [name for name in ("sslkit", "commit", "changed_files") if before.get(name) != now[name]]
+    differing = [name for name in ("sslkit", "commit", "code") if before.get(name) != now[name]]
     differing += [name for name, v in now["packages"].items() if before.get("packages", {}).get(name) != v]
     return "" if not differing else f"not the same as in that run: {', '.join(differing)}"
 
@@ -74,9 +77,10 @@ def environment() -> dict[str, Any]:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "sslkit": sslkit.__version__,
         "commit": _git("rev-parse", "HEAD"),
-        "changed_files": (_git("status", "--short") or "").splitlines(),
+        "code": _hash(_difference()),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES} | _plugins(),
+        "folder": os.getcwd(),
         "host": platform.node(),
         "processors": processors(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -84,8 +88,38 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _plugins() -> dict[str, str]:
+    """Versions of the packages whose components are known."""
+    packages = {known.package for known in everything()} - {"sslkit"}
+    return {name: _version(name) for name in sorted(packages)}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _difference() -> str:
+    """How the code that runs differs from its commit, new files among it; empty if it does not or nobody knows."""
+    new = (_git("ls-files", "--others", "--exclude-standard", "--full-name", ":/") or "").splitlines()
+    texts = [_git("diff", "HEAD") or ""]
+    for name in new:
+        path = PACKAGE.parent / name
+        if path.suffix in (".py", ".gin", ".toml") and path.is_file():
+            texts.append(f"new file {name}\n{path.read_text(errors='replace')}")
+    return "\n".join(text for text in texts if text)
+
+
+def _hash(text: str) -> str | None:
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else None
+
+
 def _git(*words: str) -> str | None:
-    """What git says of the code that runs; None outside a checkout."""
+    """What git says of the code that runs; None outside a checkout of it."""
+    if search_path() != PACKAGE.parent:  # installed, perhaps inside a repository of somebody else
+        return None
     try:
         done = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

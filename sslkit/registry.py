@@ -1,7 +1,7 @@
 """The tables of exchangeable parts, one per role, and the decorators that fill them.
 
-Everything in them is known to gin files by its name. It is registered with gin too, so that a program of one's own may
-use these parts in its gin files; sslkit itself only reads gin's language (see `sslkit.config`).
+Everything in them is known to gin files by its name. gin itself is told nothing: sslkit only reads its language (see
+`sslkit.config`), and a program with a gin configuration of its own is left alone.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions
 from typing import Any, Literal, TypeVar
-
-import gin
 
 from sslkit.parameters import Parameter, checked, parameters
 
@@ -54,6 +52,7 @@ class Known:
     thing: Callable[..., Any]
     kind: Kind
     given: frozenset[str] = frozenset()  # parameters of an entry that its caller supplies
+    free: frozenset[str] = frozenset()  # those that change no result
 
     @property
     def role(self) -> str:
@@ -82,6 +81,13 @@ _KNOWN: dict[str, Known] = {}
 def _add(known: Known) -> None:
     if known.name in _KNOWN:
         raise ValueError(f"{known.name} is already taken by {_KNOWN[known.name].thing.__module__}")
+    try:
+        parameters(known.thing)
+    except NameError as error:
+        raise TypeError(
+            f"{known.name}: an annotation cannot be read at run time ({error}); import what it names outside of "
+            f"TYPE_CHECKING, or its parameters could not be checked"
+        ) from error
     _KNOWN[known.name] = known
 
 
@@ -99,7 +105,6 @@ def register(role: str) -> Callable[[C], C]:
     def add(cls: C) -> C:
         _add(Known(f"{role}.{cls.__name__}", cls, "component"))
         checked(cls)
-        gin.register(cls.__name__, module=role)(cls)
         return cls
 
     return add
@@ -109,7 +114,6 @@ def joint(cls: C) -> C:
     """Make a class that joins components known to gin files by its bare name, such as `Method`."""
     _add(Known(cls.__name__, cls, "joint"))
     checked(cls)
-    gin.register(cls)
     return cls
 
 
@@ -122,11 +126,15 @@ def helper(function: F) -> F:
     return function
 
 
-def entry(*given: str) -> Callable[[F], F]:
-    """Let gin files bind the parameters of the decorated function, all but those `given` by whoever calls it."""
+def entry(*, given: Iterable[str] = (), free: Iterable[str] = ()) -> Callable[[F], F]:
+    """Let gin files bind the parameters of the decorated function, all but those `given` by whoever calls it.
+
+    Args:
+        free: parameters that change no result, so a run may go on with others.
+    """
 
     def add(function: F) -> F:
-        _add(Known(function.__name__, function, "entry", frozenset(given)))
+        _add(Known(function.__name__, function, "entry", frozenset(given), frozenset(free)))
         return function
 
     return add

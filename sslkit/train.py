@@ -33,7 +33,10 @@ from sslkit.types import Batch, Outcome
 log = logging.getLogger("sslkit")
 
 
-@entry("run_dir")
+@entry(
+    given=["run_dir"],
+    free=["device", "n_workers", "log_every", "save_every", "keep", "pictures", "evaluations", "evaluate_every"],
+)
 def train(
     *,
     run_dir: Path,

@@ -12,15 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# makes any of the small gin files train in seconds
-TINY = (
+# make any of the small gin files train in seconds, the first without evaluations
+RUN = (
     "scenes/datasets.Scenes.n_images = 48",
-    "memory/datasets.Scenes.n_images = 6",
-    "val/datasets.Scenes.n_images = 3",
     "train.batch_size = 8",
     "train.n_workers = 1",
     "across/Term.start_fraction = 0.1",
 )
+TINY = ("memory/datasets.Scenes.n_images = 6", "val/datasets.Scenes.n_images = 3", *RUN)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -38,11 +38,10 @@ def test_every_shipped_file_is_clean(file):
 
 
 @pytest.mark.slow
-def test_a_check_takes_less_than_five_seconds():
+def test_a_check_is_a_matter_of_seconds():
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "sslkit", "check", "gin/cribo.gin"], cwd=ROOT, check=True, timeout=60)
-    processor_seconds = time.monotonic() - began
-    assert processor_seconds < 20  # 3 to 4 s alone; other tests run beside it
+    assert time.monotonic() - began < 20  # 4 s alone, but other tests run beside it on the same processors
 
 
 def test_six_different_mistakes_are_all_reported(tmp_path):

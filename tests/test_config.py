@@ -124,9 +124,92 @@ def test_the_joined_texts_run_alone(write, text, kind):
     assert ("Sinkhorn" in getattr(alone, kind)) == ("Grid" not in text)
 
 
-def test_the_difference_of_two_texts_is_what_differs():
-    texts = [config.load(["gin/cribo.gin"], [f"train.seed = {seed}"]).operative for seed in (1, 2)]
-    assert config.difference(*texts) == ["-train.seed = 1", "+train.seed = 2"]
+def difference(before, *now):
+    """What `now` has otherwise than a run that began with `before`: what matters, and what does not."""
+    return config.difference(
+        config.load(["gin/cribo.gin"], before).operative, config.load(["gin/cribo.gin"], list(now))
+    )
+
+
+def test_a_run_does_not_go_on_with_settings_that_change_its_results():
+    assert difference(["train.seed = 1"], "train.seed = 2") == (["-train.seed = 1", "+train.seed = 2"], [])
+    assert difference([], "clusterers.Sinkhorn.n_clusters = 5")[0][1] == "+clusterers.Sinkhorn.n_clusters = 5"
+
+
+def test_a_run_goes_on_with_another_way_of_watching_and_loading():
+    matters, does_not = difference(
+        [], "train.n_workers = 3", "train.log_every = 7", "evaluate.DenseRetrieval.n_val = 5"
+    )
+    assert matters == []
+    assert "+train.n_workers = 3" in does_not
+    assert "+evaluate.DenseRetrieval.n_val = 5" in does_not
+
+
+def test_a_run_goes_on_where_its_data_have_moved_to(tmp_path):
+    given = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        given.append(["train.data = @datasets.ImageFolder()", f"datasets.ImageFolder.root = '{tmp_path / name}'"])
+    assert difference(given[0], *given[1])[0] == []
+
+
+def test_a_run_goes_on_with_a_version_that_knows_more_parameters():
+    before = config.load(["gin/cribo.gin"]).operative.replace("Method.static_shapes = False\n", "")
+    assert config.difference(before, config.load(["gin/cribo.gin"])) == ([], [])
+    assert config.difference(before, config.load(["gin/dino.gin"]))[0]
+
+
+def test_a_setting_behind_what_replaced_its_part_is_no_idle_one(tmp_path):
+    replaced = "include 'gin/cribo.gin'\nMethod.clusterer = @clusterers.KMeans()\nclusterers.KMeans.n_clusters = 8\n"
+    (tmp_path / "fine.gin").write_text(replaced)
+    assert config.load([str(tmp_path / "fine.gin")])
+    (tmp_path / "late.gin").write_text(replaced + "clusterers.Sinkhorn.n_clusters = 64\n")
+    said = refusal(files=[str(tmp_path / "late.gin")])
+    assert "late.gin:4: clusterers.Sinkhorn.n_clusters is set but nothing uses it" in said
+    said = refusal("clusterers.Sinkhorn.n_clusters = 64", files=[str(tmp_path / "fine.gin")])
+    assert "--set: clusterers.Sinkhorn.n_clusters is set but nothing uses it" in said
+
+
+def test_a_setting_of_the_command_line_that_never_gets_through_is_refused(tmp_path):
+    (tmp_path / "mine.gin").write_text("include 'gin/dino.gin'\nimage/losses.Distillation.student_temperature = 0.2\n")
+    said = refusal("losses.Distillation.student_temperature = 0.3", files=[str(tmp_path / "mine.gin")])
+    assert "nothing uses it; image/losses.Distillation.student_temperature of" in said
+    assert "mine.gin:2 holds instead" in said
+
+
+def test_files_that_include_the_same_one_can_be_joined(tmp_path):
+    for name in ("image", "region"):
+        (tmp_path / f"{name}.gin").write_text(f"include 'gin/cribo.gin'\n{name}/Term.weight = 0.5\n")
+    both = config.load([str(tmp_path / "image.gin"), str(tmp_path / "region.gin")])
+    terms = both.part("train", "method").terms
+    assert [float(terms[name].weight) for name in ("image", "region", "across")] == [0.5, 0.5, 1.0]
+
+
+def test_a_separator_of_lines_that_gin_does_not_know_shifts_nothing(tmp_path):
+    file = tmp_path / "mine.gin"
+    file.write_text("include 'gin/cribo.gin'\n# one\u2028two\ntrain.seed = 3\n")
+    kept = config.load([str(file)])
+    again = tmp_path / "config.gin"
+    again.write_text(kept.text)
+    assert config.load([str(again)]).operative == kept.operative
+    assert kept.argument("train", "seed").origin.place.line == 3
+
+
+def test_chains_that_are_too_deep_are_a_problem_and_no_traceback():
+    chain = [f"A{n + 1} = %A{n}" for n in range(2000)]
+    assert "nested too deeply" in refusal("A0 = 3", *chain, "train.seed = %A2000")
+
+
+def test_schedules_are_judged_at_the_batch_size_and_the_epochs_of_the_run():
+    scaled = (
+        "Method.momentum = @m/schedules.Scaled()",
+        "m/schedules.Scaled.value = 0.9",
+        "m/schedules.Scaled.per = 32",
+    )
+    assert ready(["gin/cribo.gin"], [*scaled, "train.batch_size = 32"])
+    assert "Method.momentum is 1.8 at step 0" in refusal(*scaled, "train.batch_size = 64")
+    peak = ("Method.momentum = @m/schedules.Piecewise()", "m/schedules.Piecewise.values = {0: 0.9, 1: 1.5, 2: 0.9}")
+    assert "is 1.5 at step 93" in refusal(*peak, "train.n_steps = 40000")
 
 
 def test_a_run_needs_something_to_train():

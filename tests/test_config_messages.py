@@ -1248,7 +1248,9 @@ CASES = [
         t/schedules.Linear.end = 0.07
         """,
         """
-        mine.gin:2: losses.Distillation.teacher_temperature = @t/schedules.Linear(): losses.Distillation refuses: teacher_temperature=0, but it must be above 0
+        mine.gin:4: t/schedules.Linear.end = 0.07: image/losses.Distillation.teacher_temperature is 0 at step 0, but it must be above 0
+          mine.gin:3: t/schedules.Linear.start = 0.0
+          mine.gin:2: losses.Distillation.teacher_temperature = @t/schedules.Linear()
         """,
         builds=True,
     ),

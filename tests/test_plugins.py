@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sslkit.commands import stub
-from tests.conftest import ROOT, TINY, command
+from tests.conftest import ROOT, RUN, command
 from tests.test_stub import run
 
 
@@ -35,7 +35,7 @@ def test_an_installed_matcher_is_listed_and_used_by_a_gin_file(tmp_path):
     assert run(command("check", example), tmp_path, site) == f"{example}: fine\n"
     assert "matcher: SecondBest" in run(command("describe", example), tmp_path, site)
 
-    bindings = (*TINY, "train.pictures = False", "train.evaluations = None")
+    bindings = (*RUN, "train.pictures = False", "train.evaluations = None")
     words = command("launch", "--gin", example, "--steps", "2", "--out", str(tmp_path / "run"), bindings=bindings)
     assert "step 2/2" in run(words, tmp_path, site)
 

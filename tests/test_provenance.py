@@ -38,9 +38,9 @@ def test_other_code_than_that_of_a_run_is_named(tmp_path):
     assert provenance.code_has_changed(tmp_path) == ""
     starts = provenance.starts_of(tmp_path)
     starts[-1]["packages"]["torch"] = "0.1"
-    starts[-1]["commit"] = "0" * 40
+    starts[-1]["code"] = "another"
     (tmp_path / "environment.json").write_text(json.dumps(starts))
-    assert provenance.code_has_changed(tmp_path) == "not the same as in that run: commit, torch"
+    assert provenance.code_has_changed(tmp_path) == "not the same as in that run: code, torch"
 
 
 def test_a_record_torn_by_a_kill_does_not_stop_the_next_start(tmp_path):

@@ -14,9 +14,9 @@ import pytest
 from sslkit.commands import stub
 from sslkit.errors import ConfigError
 from sslkit.registry import ROLES
-from tests.conftest import ROOT, TINY, command
+from tests.conftest import ROOT, RUN, command
 
-SHORT = (*TINY, "train.pictures = False", "train.evaluations = None")
+SHORT = (*RUN, "train.pictures = False", "train.evaluations = None")
 
 
 def run(words, folder, *path):

@@ -95,7 +95,7 @@ def test_a_point_that_fails_does_not_keep_the_others_from_running(tmp_path, sslk
     words = ("launch", "--gin", "gin/cribo.gin", "--steps", "3", "--out", str(tmp_path / "grid"))
     done = sslkit(*words, "--sweep", "Optimizer.lr = 1e30, 0.001", bindings=ON_SCENES)
     assert done.returncode == 1
-    assert "lr=1e-30 failed" not in done.stderr
+    assert "lr=0.001 failed" not in done.stderr
     assert "lr=1e+30 failed with code 1" in done.stderr
     assert "| 0.001 |" in done.stdout
     assert "1 of 2 failed" in done.stdout

@@ -50,9 +50,6 @@ def report(file: str, data: Path | None, bindings: list[str]) -> Report:
     """
     settings, problems = config.examine([file], with_data([file], data, bindings))
     problems += preflight.contradictions(settings)
-    is_part = PARTS in Path(file).parts[:-1]
-    asked: list[Problem] = []
-    forgotten: list[Problem] = []
-    for problem in settings.left_open():
-        (asked if is_part or problem.place is not None else forgotten).append(problem)
+    forgotten = [] if Path(file).absolute().parent.name == PARTS else settings.forgotten()
+    asked = [problem for problem in settings.left_open() if problem not in forgotten]
     return Report(file, tuple(in_order([*problems, *forgotten])), tuple(asked))

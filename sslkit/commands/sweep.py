@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -22,6 +23,7 @@ from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
 
 Rows = Mapping[tuple[str, ...], list[dict[str, float]]]  # results of each point, one for each seed
+LONGEST = 100  # characters of a directory's name
 SEED = "train.seed"  # a swept seed repeats a point; the table shows mean and deviation over it
 
 
@@ -46,9 +48,14 @@ class Point:
     @property
     def folder(self) -> str:
         """A name for its run directory that no two points share."""
-        plain = {name.rpartition(".")[2]: re.sub(r"['\"@()\[\]{}]", "", value) for name, value in self.values.items()}
-        said = "_".join(f"{name}={value}" for name, value in plain.items())
-        return re.sub(r"[^\w.=+-]+", "-", said)[:120]
+        lasts = [name.rpartition(".")[2] for name in self.values]
+        short = [last if lasts.count(last) == 1 else name for last, name in zip(lasts, self.values, strict=True)]
+        plain = [re.sub(r"['\"@()\[\]{}]", "", value) for value in self.values.values()]
+        said = "_".join(f"{name}={value}" for name, value in zip(short, plain, strict=True))
+        said = re.sub(r"[^\w.=+-]+", "-", said)
+        if len(said) <= LONGEST:
+            return said
+        return f"{said[:LONGEST]}_{hashlib.sha256(repr(self.values).encode()).hexdigest()[:8]}"
 
 
 def axis(text: str) -> Axis:
@@ -99,12 +106,18 @@ def sweep(asked: Asked, texts: list[str]) -> int:
         ConfigError: a point is wrong, or a directory holds another run.
     """
     grid, out, files = points([axis(text) for text in texts]), asked.run_dir, asked.files
+    same: dict[str, str] = {}
     for point in grid:
         try:
             settings = ready(files, [*asked.bindings, *point.bindings])
             refuse_another_run(out / point.folder, settings)
         except ConfigError as error:
             raise ConfigError(f"the point {point.folder}: {error}") from error
+        other = same.setdefault(settings.operative, point.folder)
+        if other != point.folder:
+            raise ConfigError(
+                f"the points {other} and {point.folder} are the same experiment: a swept value has no effect"
+            )
     failed = 0
     for n, point in enumerate(grid, start=1):
         run_dir = out / point.folder

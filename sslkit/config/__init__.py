@@ -75,6 +75,11 @@ class Config:
         made = _built(FAILED if any(x is FAILED for x in built) else built, builder)
         return made[0] if len(parameters) == 1 else made
 
+    def forgotten(self) -> list[Problem]:
+        """Those that are left open without a `%gin.REQUIRED` that says so."""
+        says = [origin is not None for _, _, origin in self.tree.open_values()]
+        return [problem for problem, is_asked in zip(self.left_open(), says, strict=True) if not is_asked]
+
     def left_open(self) -> list[Problem]:
         """Values that somebody still has to give."""
         askers = self.tree.askers()
@@ -119,16 +124,25 @@ def examine(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config,
     """
     registry.load()
     written, problems = read(files, bindings)
-    good, found = check(written)
+    try:
+        tree, found = _looked_at(written)
+    except RecursionError:
+        tree, found = Tree({}), [Problem(None, "", "macros or objects are nested too deeply to be followed")]
+    problems += found
+    if not tree.entries and not problems:
+        wrong = f"{' '.join(files)} binds nothing of `train` or `evaluation`, so nothing runs"
+        problems.append(Problem(None, "", wrong))
+    return Config(tuple(files), tuple(written), tree), problems
+
+
+def _looked_at(written: Sequence[Binding]) -> tuple[Tree, list[Problem]]:
+    """What bindings describe, and what is wrong with them."""
+    good, problems = check(written)
     kept = {id(binding) for binding in good}
     tree = resolve(good, [binding for binding in written if id(binding) not in kept])
-    problems += [*found, *tree.problems]
+    problems += tree.problems
     problems += [_unused(binding, good, tree) for binding in tree.unused] if tree.entries else []
-    if not tree.entries and not problems:
-        problems.append(
-            Problem(None, "", f"{' '.join(files)} binds nothing of `train` or `evaluation`, so nothing runs")
-        )
-    return Config(tuple(files), tuple(written), tree), problems
+    return tree, problems
 
 
 def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Config:
@@ -172,7 +186,12 @@ def _why(binding: Binding, bindings: Sequence[Binding], tree: Tree) -> str:
     known = found[0]
     if known.kind == "entry":
         return f"{known.name} runs outside of every scope, write `{known.name}.{binding.parameter} = ...`"
-    built = sorted({node.scope for node in tree.nodes() if node.known is known})
+    nodes = [node for node in tree.nodes() if node.known is known]
+    if any(used is binding for used in tree.used):  # it would reach them, but never gets through
+        held = [node.arguments[binding.parameter].origin for node in nodes]
+        first = next(b for b in held if b is not None)
+        return f"{first} of {first.place} holds instead"
+    built = sorted({node.scope for node in nodes})
     if not built or not binding.scope:
         return f"no object is built from {known.name}"
     steps = sorted({step for scope in built for step in (scope, *scope.split("/"))} - {""})

@@ -9,7 +9,7 @@ from typing import Any
 from sslkit.config.source import Binding, Problem
 from sslkit.config.tree import Missing, Node, Uncalled
 
-_REFUSALS = (
+REFUSALS = (
     ValueError,
     TypeError,
     RuntimeError,
@@ -58,7 +58,7 @@ class Builder:
         if arguments is not FAILED:
             try:
                 made = node.known.thing(**arguments)
-            except _REFUSALS as error:
+            except REFUSALS as error:
                 self.problems.append(_refused(node, error, asked_by))
         if node.shared_as is not None:
             self._shared[id(node)] = made

@@ -116,6 +116,11 @@ class Binding:
     def is_macro(self) -> bool:
         return not self.parameter
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it is from the command line."""
+        return self.place.line == 0
+
 
 @dataclass(frozen=True, eq=False)
 class Include:
@@ -197,6 +202,7 @@ class _Reader:
         self.bindings: list[Binding] = []
         self.problems: list[Problem] = []
         self.seen: set[Path] = set()
+        self.again: dict[str, Binding] | None = None  # what a file that is included again would set
 
     def file(self, path: str, *, asked_by: Place, open_files: tuple[Path, ...]) -> None:
         file = self._find(path, asked_by)
@@ -211,17 +217,24 @@ class _Reader:
         except (UnicodeDecodeError, OSError) as error:
             self.problems.append(Problem(asked_by, "", f"{file} cannot be read as text: {error}"))
             return
-        is_again, before = file.resolve() in self.seen, self._last()
+        is_again, is_outermost = file.resolve() in self.seen, self.again is None
         self.seen.add(file.resolve())
+        if is_again and is_outermost:
+            self.again = {}
         statements, problems = parse(text, str(path))
         self.problems += [] if is_again else problems
         for statement in statements:
             if isinstance(statement, Include):
                 self.file(statement.path, asked_by=statement.place, open_files=(*open_files, file.resolve()))
-            elif is_again:
-                self._refuse_undoing(statement, before.get(statement.target), asked_by)
+            elif is_again and self.again is not None:
+                self.again[statement.target] = statement
             else:
                 self.bindings.append(statement)
+        if is_again and is_outermost and self.again is not None:
+            now = {binding.target: binding for binding in self.bindings}
+            for target, statement in self.again.items():
+                self._refuse_undoing(statement, now.get(target), asked_by)
+            self.again = None
 
     def command_line(self, text: str) -> None:
         """A binding of the command line; one that an option stands for says so: `train.n_steps = 5  # --steps 5`."""
@@ -251,9 +264,6 @@ class _Reader:
         self.problems.append(Problem(asked_by, "", f"there is no file {path!r}{hint}\n  looked at {looked}"))
         return None
 
-    def _last(self) -> dict[str, Binding]:
-        return {binding.target: binding for binding in self.bindings}
-
     def _refuse_undoing(self, again: Binding, now: Binding | None, asked_by: Place) -> None:
         """A file counts once; included again behind a binding that changes it, it would silently undo that."""
         if now is not None and now.place != again.place and repr(now.value) != repr(again.value):
@@ -281,16 +291,16 @@ def parse(text: str, file: str) -> tuple[list[Binding | Include], list[Problem]]
         except _NotThere as error:
             problems.append(error.problem)
         except _NOT_GIN as error:
-            problems.append(_not_gin(error, text, file, range(first, first + len(chunk.splitlines()))))
+            problems.append(_not_gin(error, text, file, range(first, first + chunk.count("\n"))))
     if not problems:  # every stretch is gin, but not all of them together
-        problems.append(_not_gin(whole, text, file, range(len(text.splitlines()))))
+        problems.append(_not_gin(whole, text, file, range(text.count("\n") + 1)))
     return statements, problems
 
 
 def _not_gin(error: Exception, text: str, file: str, where: range) -> Problem:
     at = getattr(error, "lineno", None)
     number = at if at is not None and at - 1 in where else where.start + 1
-    line = [*text.splitlines(), ""][number - 1].strip()
+    line = [*text.split("\n"), ""][number - 1].strip()
     said = (str(error.args[0]) if error.args else "").strip() or type(error).__name__
     plain = next((reason for word, reason in _REASONS.items() if word in said), said.splitlines()[0].rstrip(".: "))
     return Problem(Place(file, number), "", f"not a gin binding: {line}\n  {plain}")
@@ -306,14 +316,14 @@ class _NotThere(SyntaxError):
 
 def _chunks(text: str) -> Iterator[tuple[int, str]]:
     """Stretches that start where a statement can start, at the left margin, each with the number of lines before it."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     starts = sorted({0, *(n for n, line in enumerate(lines) if re.match(r"[^\s#)\]}]", line))})
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         yield start, "\n".join(lines[start:end]) + "\n"
 
 
 def _statements(text: str, file: str) -> Iterator[Binding | Include]:
-    lines = text.splitlines()
+    lines = text.split("\n")  # as gin counts them
     found = []
     for statement in _Parser(text, _AsWritten()):
         place = Place(file, statement.location.line_num)

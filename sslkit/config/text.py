@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sslkit.config.tree import SINGLETON, Node, Tree, Uncalled
+from sslkit.config.tree import SINGLETON, Node, Tree, Uncalled, parts
+from sslkit.parameters import asks_for_folder
+from sslkit.registry import matching
+
+if TYPE_CHECKING:
+    from sslkit.config import Config
+    from sslkit.config.source import Binding
 
 
 def as_given(tree: Tree) -> str:
     """The bindings that mean something, each once, as one file that needs no other."""
-    return "\n".join(binding.text for binding in tree.used) + "\n"
+    return "\n".join(_anywhere(binding) for binding in tree.used) + "\n"
+
+
+def _anywhere(binding: Binding) -> str:
+    """A binding as written, but a folder by its whole path: the text is used in other places too."""
+    known = [] if binding.is_macro else matching(binding.selector)
+    if known and isinstance(binding.value, str) and asks_for_folder(known[0].parameters[binding.parameter].hint):
+        return f"{binding} = {str(Path(binding.value).expanduser().absolute())!r}"
+    return binding.text
 
 
 def as_used(tree: Tree) -> str:
@@ -38,7 +52,49 @@ def spell(value: Any) -> str:
     return repr(value)
 
 
-def difference(before: str, now: str) -> list[str]:
-    """Lines of two texts that differ, `-` before and `+` now."""
-    compared = difflib.unified_diff(sorted(before.splitlines()), sorted(now.splitlines()), lineterm="", n=0)
-    return [line for line in compared if line[0] in "+-" and line[:3] not in ("+++", "---")]
+def difference(before: str, now: Config) -> tuple[list[str], list[str]]:
+    """Values that a text as used has otherwise, `-` there and `+` now: those that matter, and those that do not.
+
+    It does not matter where data lie and how a run is watched and loaded (`Known.free`), nor that a parameter is new
+    and at its default.
+    """
+    free, new = _free(now.tree), _at_default(now.tree)
+    there = dict(line.split(" = ", 1) for line in before.splitlines() if " = " in line)
+    here = dict(line.split(" = ", 1) for line in now.operative.splitlines())
+    matters: list[str] = []
+    does_not: list[str] = []
+    for name in dict.fromkeys([*there, *here]):
+        if there.get(name) == here.get(name) or (name not in there and name in new):
+            continue
+        lines = [f"{sign}{name} = {side[name]}" for sign, side in (("-", there), ("+", here)) if name in side]
+        (does_not if name in free else matters).extend(lines)
+    return matters, does_not
+
+
+def _free(tree: Tree) -> set[str]:
+    """Names of values that change no result, those of parts that only such values hold among them."""
+    found: set[str] = set()
+    bound: set[str] = set()
+    for entry in tree.entries.values():
+        for name, argument in entry.arguments.items():
+            inside = {f"{n.name}.{key}" for n in _under(argument.value) for key in n.arguments}
+            (found if name in entry.known.free else bound).update(inside | {f"{entry.name}.{name}"})
+    folders = {
+        f"{node.name}.{name}"
+        for node in tree.nodes()
+        for name in node.arguments
+        if asks_for_folder(node.known.parameters[name].hint)
+    }
+    return (found - bound) | folders
+
+
+def _under(value: Any) -> Iterator[Node]:
+    for part in parts(value):
+        if isinstance(part, Node):
+            yield part
+            for argument in part.arguments.values():
+                yield from _under(argument.value)
+
+
+def _at_default(tree: Tree) -> set[str]:
+    return {f"{node.name}.{name}" for node in tree.nodes() for name, a in node.arguments.items() if a.origin is None}

@@ -25,6 +25,9 @@ class Missing:
     def __repr__(self) -> str:
         return f"%{REQUIRED}"
 
+    def __bool__(self) -> bool:
+        return False
+
 
 OPEN = Missing()  # somebody still has to give it
 BROKEN = Missing()  # what was given is a problem already reported
@@ -141,6 +144,7 @@ def resolve(bindings: Sequence[Binding], lost: Sequence[Binding] = ()) -> Tree:
     work.excuse()
     possible = _possible([p.hint for _, p, _ in Tree(entries).open_values()] + [h for b in lost for h in _hints(b)])
     unused = [b for b in bindings if id(b) not in work.used | work.excused]
+    unused += [b for b in bindings if b.is_given and not b.is_macro and id(b) in work.used - work.effective]
     return Tree(
         entries,
         used=tuple(b for b in bindings if id(b) in work.used),
@@ -170,7 +174,10 @@ class _Resolver:
             self.excused |= {id(b) for b in found}
             asked += [b.value for b in found]
         self.is_real = True  # False while the settings of replaced parts are looked for
-        self.replaced: list[tuple[Binding, str]] = []
+        self.effective: set[int] = set()  # those that decide a value somewhere
+        self.order = {id(b): n for n, b in enumerate(bindings)}
+        self.until = 0  # while settings of replaced parts are looked for: those that stand before the replacing binding
+        self.replaced: list[tuple[Binding, str, int]] = []
         self.open_calls: list[tuple[str, str]] = []
         self.shared: dict[str, Any] = {}
 
@@ -201,18 +208,30 @@ class _Resolver:
         for n in range(len(steps) + 1):
             for name, given in self.table.get(("/".join(steps[:n]), known.name), {}).items():
                 stated = [b for b in given if b.value != Macro(REQUIRED)]  # the others ask for a value
-                self.excused |= {id(b) for b in given}
+                for binding in given:
+                    if binding is not (stated or given)[-1]:
+                        self.excused.add(id(binding))
                 given = stated or ([] if name in winners else given)
                 for binding in given:
                     if name in winners:
-                        self.replaced.append((winners[name], scope))
+                        self.replaced.append((winners[name], scope, self.order[id(binding)]))
                     winners[name] = binding
                 for last in given[-1:]:
                     self._mark(last)
+        if self.is_real:
+            self.effective |= {id(b) for b in winners.values()}
         return winners
 
+    def _excuse(self, binding: Binding, until: int) -> None:
+        """A setting that stands before what makes it idle is no mistake; one that comes later, or is given, is."""
+        if self.order[id(binding)] < until and not binding.is_given:
+            self.excused.add(id(binding))
+
     def _mark(self, binding: Binding) -> None:
-        (self.used if self.is_real else self.excused).add(id(binding))
+        if self.is_real:
+            self.used.add(id(binding))
+        else:
+            self._excuse(binding, self.until)
 
     def value(self, written: Any, scope: str, origin: Binding) -> Any:
         """What stands for a value as written: containers of plain values and nodes."""
@@ -230,14 +249,17 @@ class _Resolver:
         given = self.macros.get(macro.name, [])
         stated = [b for b in given if b.value != Macro(REQUIRED)] or given
         for binding in given:
-            (self.used if self.is_real and binding in stated[-1:] else self.excused).add(id(binding))
+            if binding in stated[-1:]:
+                self._mark(binding)
+            else:
+                self._excuse(binding, len(self.order))
         if macro.name == REQUIRED or not stated or stated[-1].value == Macro(REQUIRED):
             return OPEN
         key = ("%", macro.name)
         if key in self.open_calls:
             return self._refuse(origin, f"{macro!r} is made of itself{self._way(key)}")
         for earlier in stated[:-1]:
-            self.replaced.append((earlier, macro.name))
+            self.replaced.append((earlier, macro.name, self.order[id(stated[-1])]))
         self.open_calls.append(key)
         value = self.value(stated[-1].value, macro.name, stated[-1])
         self.open_calls.pop()
@@ -271,7 +293,7 @@ class _Resolver:
                 return BROKEN  # reported where it was set
         try:
             return node.known.thing(**values)
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             asked = next((a.origin for a in node.arguments.values() if a.origin), origin)
             return self._refuse(asked, str(error))
 
@@ -302,14 +324,17 @@ class _Resolver:
     def excuse(self) -> None:
         """Find the settings that only parts would use which another binding replaced."""
         self.is_real = False
-        done: set[tuple[int, str]] = set()
+        done: set[tuple[int, str, int]] = set()
         while self.replaced:
-            binding, scope = self.replaced.pop()
-            if (id(binding), scope) in done:
+            binding, scope, until = self.replaced.pop()
+            until = max(until, self.until)
+            if (id(binding), scope, until) in done:
                 continue
-            done.add((id(binding), scope))
-            self.excused.add(id(binding))
+            done.add((id(binding), scope, until))
+            self._excuse(binding, until)
+            self.until = until
             self.value(binding.value, scope, binding)
+            self.until = 0
 
 
 def _hints(lost: Binding) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from sslkit import checkpoint, config, distributed, preflight, provenance
 from sslkit.config import Config
 from sslkit.errors import ConfigError
+
+log = logging.getLogger("sslkit")
 
 
 @dataclass
@@ -34,26 +37,35 @@ class Job:
         from sslkit.train import train
 
         run_dir = Path(self.run_dir)
-        settings = ready(self.files, self.bindings)
-        device = settings.argument("train", "device").value
-        is_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
-        distributed.start(torch.device("cuda" if is_cuda else "cpu"))
+        settings = config.examine(self.files, self.bindings)[0]
+        distributed.start(torch.device("cuda" if _wants_cuda(settings) else "cpu"))
         try:
+            distributed.on_main(lambda: ready(self.files, self.bindings))
             torch.manual_seed(settings.argument("train", "seed").value)
             arguments = settings.build("train")
-            refuse_another_run(run_dir, settings)
-            with alone_in(run_dir):
-                if distributed.rank() == 0:
-                    provenance.write(run_dir, settings, self.command)
-                distributed.wait()
-                results = train(run_dir=run_dir, **arguments)
+            with contextlib.ExitStack() as held:
+                distributed.on_main(lambda: self._take(run_dir, settings, held))
+                try:
+                    results = train(run_dir=run_dir, **arguments)
+                except ConfigError as error:
+                    raise ConfigError(f"{error}{settings.places(str(error))}") from error
                 if distributed.rank() == 0:
                     provenance.write_results(run_dir, results)
                 return results
-        except ConfigError as error:
-            raise ConfigError(f"{error}{settings.places(str(error))}") from error
         finally:
             distributed.stop()
+
+    def _take(self, run_dir: Path, settings: Config, held: contextlib.ExitStack) -> None:
+        """Make the run directory ours, until `held` is closed, and write down what the run is."""
+        held.enter_context(alone_in(run_dir))
+        refuse_another_run(run_dir, settings)
+        provenance.write(run_dir, settings, self.command)
+
+
+def _wants_cuda(settings: Config) -> bool:
+    """Whether the ranks will meet on accelerators, as far as a configuration that may be wrong tells."""
+    device = settings.argument("train", "device").value if settings.has("train") else "cpu"
+    return torch.cuda.is_available() if device == "auto" else str(device).startswith("cuda")
 
 
 def ready(files: list[str], bindings: list[str]) -> Config:
@@ -84,16 +96,15 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"--out {run_dir} cannot be used: {error}") from error
     with lock:
-        if distributed.rank() == 0:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(f"another process trains in {run_dir}; give another --out") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another process trains in {run_dir}; give another --out") from error
         yield
 
 
 def refuse_another_run(run_dir: Path, settings: Config) -> None:
-    """Refuse to go on with other settings than the directory's run began with.
+    """Refuse to go on with other settings than the directory's run began with, but for those that change no result.
 
     Raises:
         ConfigError: with the lines that differ.
@@ -103,7 +114,9 @@ def refuse_another_run(run_dir: Path, settings: Config) -> None:
         return
     if not kept.is_file():
         raise ConfigError(f"{run_dir} holds checkpoints, but {kept.name} is gone; give another --out")
-    differing = config.difference(kept.read_text(), settings.operative)
+    differing, harmless = config.difference(kept.read_text(), settings)
+    if harmless and not differing:
+        log.warning("%s goes on with other settings that change no result: %s", run_dir, "; ".join(harmless))
     if differing:
         raise ConfigError(
             f"{run_dir} holds a run with other settings (- there, + now):\n" + "\n".join(differing) + "\n"

@@ -9,6 +9,7 @@ from sslkit.errors import ConfigError
 
 
 def bindings(
+    typed: list[str],
     *,
     data: Path | None = None,
     steps: int | None = None,
@@ -16,32 +17,37 @@ def bindings(
     seed: int | None = None,
     device: str | None = None,
 ) -> list[str]:
-    """Options as bindings; what stands behind the sign says in messages which option one is from.
+    """Options as bindings, then those typed; what stands behind the sign says in messages which option one is from.
 
     Raises:
         ConfigError: options contradict each other, or there is no such folder.
     """
     if steps is not None and epochs is not None:
         raise ConfigError(f"--steps {steps} and --epochs {epochs}: give the length of the run in one of the two")
-    added = on_images(data)
+    added = on_images(data, typed)
     if steps is not None:
         added += [f"train.n_steps = {steps}  # --steps {steps}", f"train.n_epochs = None  # --steps {steps}"]
     if epochs is not None:
         added += [f"train.n_epochs = {epochs}  # --epochs {epochs}", f"train.n_steps = None  # --epochs {epochs}"]
     added += [] if seed is None else [f"train.seed = {seed}  # --seed {seed}"]
-    return added + ([] if device is None else [f"train.device = {device!r}  # --device {device}"])
+    added += [] if device is None else [f"train.device = {device!r}  # --device {device}"]
+    return [*added, *typed]
 
 
-def on_images(data: Path | None) -> list[str]:
-    """Training on a folder of images in place of a file's own data, without the evaluations meant for these."""
+def on_images(data: Path | None, typed: list[str]) -> list[str]:
+    """Training on a folder of images in place of a file's own data, without the evaluations meant for these.
+
+    Evaluations that are typed stay.
+    """
     if data is None:
         return []
     refuse_no_folder(data)
     option = f"--data {data}"
+    own = any(binding.lstrip().startswith("train.evaluations") for binding in typed)
     return [
         f"train.data = @datasets.ImageFolder()  # {option}",
         f"datasets.ImageFolder.root = {str(data.absolute())!r}  # {option}",
-        f"train.evaluations = None  # {option}",
+        *([] if own else [f"train.evaluations = None  # {option}"]),
     ]
 
 
@@ -54,7 +60,7 @@ def with_data(files: list[str], data: Path | None, bindings: list[str]) -> list[
 
     if config.examine(files, bindings)[0].has("evaluation"):
         return [f"DATA = {str(data.absolute())!r}  # --data {data}", *bindings]
-    return [*on_images(data), *bindings]
+    return [*on_images(data, bindings), *bindings]
 
 
 def refuse_no_folder(data: Path) -> None:
