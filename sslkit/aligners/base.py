@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from sslkit.component import Component
 from sslkit.types import Pairs, Step
+
+Reads = Literal["images", "patches", "regions"]
 
 
 class Aligner(Component):
     """Decides which row is compared with which, and how much each pair counts. Stateless, and copies nothing."""
+
+    reads: ClassVar[Reads] = "images"  # which of the student's rows it compares, for those who draw or describe it
 
     def forward(self, step: Step) -> Pairs:
         raise NotImplementedError

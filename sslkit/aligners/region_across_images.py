@@ -28,6 +28,8 @@ class RegionAcrossImages(Aligner):
     Source: CrIBo (arXiv:2310.07855), the object-level cross-image loss.
     """
 
+    reads = "regions"
+
     def __init__(
         self,
         search: str,

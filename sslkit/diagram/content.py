@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from types import CodeType
 from typing import Any
 
 from sslkit.config.tree import BROKEN, OPEN, Node, parts
 from sslkit.diagram.text import Words, shorten
 
 TIMES = "\N{MULTIPLICATION SIGN}"
-CODE = {"patches": {"patch", "patches"}, "whole images": {"image", "images"}}  # what an aligner's code says of its rows
 
 
 def value(node: Any, name: str, default: Any = OPEN) -> Any:
@@ -138,14 +135,6 @@ def starts_of(term: Any) -> list[str]:
     return [words.format(spell(n)) for name, words in said.items() if (n := value(term, name, 0))]
 
 
-def names_in(code: CodeType) -> Iterator[str]:
-    """Every name that a piece of code reads, those in its comprehensions too."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from names_in(constant)
-
-
 @dataclass(frozen=True)
 class Row:
     """One term, and what its aligner compares."""
@@ -168,10 +157,7 @@ def rows(method: Any) -> list[Row]:
     made = []
     for name, term in terms.items() if isinstance(terms, Mapping) else [("open", OPEN)]:
         aligner = value(term, "aligner")
-        thing = aligner.known.thing if isinstance(aligner, Node) else None
-        classes = thing.__mro__ if inspect.isclass(thing) else ()
-        functions = [f for c in classes for f in vars(c).values() if inspect.isfunction(f)]
-        names = {name for function in functions for name in names_in(function.__code__)}
+        said = getattr(aligner.known.thing, "reads", "") if isinstance(aligner, Node) else ""
         named = [
             part
             for key, a in (aligner.arguments.items() if isinstance(aligner, Node) else ())
@@ -180,8 +166,8 @@ def rows(method: Any) -> list[Row]:
             if isinstance(part, str)
         ]
         used = tuple(x for x in named if isinstance(searches, Mapping) and x in searches)
-        regions = "regions" in names and isinstance(value(method, "clusterer", None), Node)
-        level = "regions" if regions else ", ".join(level for level, words in CODE.items() if words & names)
+        regions = said == "regions" and isinstance(value(method, "clusterer", None), Node)
+        level = "whole images" if said == "images" else said
         reads = (*([level] if level else []), *(f"matches of {x}" for x in used))
         made.append(Row(spell(name), term, reads, regions, used))
     groups: dict[str, list[Row]] = {}
