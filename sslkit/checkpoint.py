@@ -71,7 +71,10 @@ def latest(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
     known = steps(run_dir)
     for step in reversed(known):
         try:
-            return step, torch.load(path(run_dir, step), map_location="cpu", weights_only=True)
+            state = torch.load(path(run_dir, step), map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise ValueError("it holds no state of a method")
+            return step, state
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             log.warning("%s cannot be read (%s); trying the one before it", path(run_dir, step), reason)

@@ -20,9 +20,10 @@ def read(path: Path) -> list[dict[str, float]]:
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        records += [record] if isinstance(record, dict) and "step" in record else []
     return records
 
 

@@ -193,6 +193,8 @@ class Method(Component):
         static_shapes: bool = False,
     ):
         super().__init__()
+        if "total" in terms:
+            raise ValueError(f"terms={list(terms)}, but 'total' is what the log calls their sum")
         if not terms:
             raise ValueError("terms={}, but a method needs at least one term")
         for head in heads:

@@ -81,7 +81,7 @@ class Parameter:
 def parameters(thing: Callable[..., Any]) -> Mapping[str, Parameter]:
     """What may be given to a class or function, by name and in its order."""
     hints = _hints(thing)
-    found = inspect.signature(thing).parameters.values()
+    found = [p for p in inspect.signature(thing).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return types.MappingProxyType({p.name: Parameter(p.name, hints.get(p.name, Any), p.default) for p in found})
 
 
@@ -154,6 +154,14 @@ def range_of(hint: Any) -> Within | None:
         return next((found for arg in get_args(hint) if (found := range_of(arg)) is not None), None)
     bounds = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     return next((bound for bound in bounds if isinstance(bound, Within)), None)
+
+
+def absolute(folder: str) -> str:
+    """A folder by its whole path; as it is where it has none, such as the home of nobody."""
+    try:
+        return str(Path(folder).expanduser().absolute())
+    except RuntimeError:
+        return folder
 
 
 def asks_for_folder(hint: Any) -> bool:

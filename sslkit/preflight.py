@@ -58,9 +58,8 @@ def _folders(settings: Config) -> Iterator[Problem]:
 def _missing(folder: Path) -> Path | None:
     """Where it was looked for, if it is not there."""
     try:
-        folder = folder.expanduser().absolute()
         return None if folder.is_dir() else folder
-    except (OSError, RuntimeError, ValueError):  # a name that no folder can have, the home of nobody
+    except (OSError, ValueError):  # a name that no folder can have
         return folder
 
 

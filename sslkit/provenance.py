@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import sslkit
-from sslkit import distributed, log
+from sslkit import checkpoint, distributed, log
 from sslkit.config import Config
 from sslkit.config.source import PACKAGE, search_path
 from sslkit.loader import processors
@@ -37,6 +37,8 @@ def write(run_dir: Path, settings: Config, command: list[str]) -> None:
     seed = settings.argument("train", "seed").value
     starts = [*starts_of(run_dir), {**environment(), "command": command, "seed": seed}]
     _put(run_dir / "environment.json", json.dumps(starts, indent=2) + "\n")
+    if not checkpoint.steps(run_dir):
+        (run_dir / "results.json").unlink(missing_ok=True)  # of a run that is begun anew
     difference = _difference()
     if difference:
         (run_dir / "code").mkdir(exist_ok=True)
@@ -57,7 +59,7 @@ def code_has_changed(run_dir: Path) -> str:
         return "it is not known with which code that run was made"
     before, now = starts[-1], environment()
     differing = [name for name in ("sslkit", "commit", "code") if before.get(name) != now[name]]
-    differing += [name for name, v in now["packages"].items() if before.get("packages", {}).get(name) != v]
+    differing += [name for name, v in now["packages"].items() if (before.get("packages") or {}).get(name) != v]
     return "" if not differing else f"not the same as in that run: {', '.join(differing)}"
 
 
@@ -65,10 +67,10 @@ def starts_of(run_dir: Path) -> list[dict[str, Any]]:
     """The records of all starts of a run, oldest first."""
     kept = run_dir / "environment.json"
     try:
-        starts: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else []
+        starts = json.loads(kept.read_text()) if kept.is_file() else []
     except json.JSONDecodeError:
         return []
-    return starts if isinstance(starts, list) else [starts]
+    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
 
 
 def environment() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions
 from typing import Any, Literal, TypeVar
 
-from sslkit.parameters import Parameter, checked, parameters
+from sslkit.parameters import Parameter, checked, parameters, refuse
 
 ROLES = (
     "augmenters",
@@ -82,8 +82,10 @@ def _add(known: Known) -> None:
     if known.name in _KNOWN:
         raise ValueError(f"{known.name} is already taken by {_KNOWN[known.name].thing.__module__}")
     try:
-        parameters(known.thing)
-    except NameError as error:
+        for parameter in parameters(known.thing).values():
+            if not parameter.is_required:
+                refuse(parameter.name, parameter.default, parameter.hint)
+    except (NameError, AttributeError, SyntaxError, TypeError) as error:
         raise TypeError(
             f"{known.name}: an annotation cannot be read at run time ({error}); import what it names outside of "
             f"TYPE_CHECKING, or its parameters could not be checked"
@@ -184,7 +186,7 @@ def load() -> list[str]:
     for point in entry_points(group=ENTRY_POINTS):
         try:
             point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             print(f"sslkit: the plugin {point.name} ({point.value}) could not be loaded: {error!r}", file=sys.stderr)
         else:
             loaded.append(point.name)

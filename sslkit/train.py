@@ -236,7 +236,7 @@ def _restore(
         method.load_state_dict(state["method"])
         optimizer.inner.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"the checkpoint of step {step} in {run_dir} is of another method: {reason}") from error
     return step, state["results"]

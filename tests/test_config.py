@@ -195,6 +195,25 @@ def test_a_separator_of_lines_that_gin_does_not_know_shifts_nothing(tmp_path):
     assert kept.argument("train", "seed").origin.place.line == 3
 
 
+def test_an_include_below_what_it_would_undo_is_refused(tmp_path):
+    (tmp_path / "mine.gin").write_text("train.batch_size = 16\ninclude 'gin/cribo.gin'\n")
+    said = refusal(files=[str(tmp_path / "mine.gin")])
+    assert f"{tmp_path / 'mine.gin'}:2: 'gin/cribo.gin' would undo train.batch_size = 16 of line 1" in said
+
+
+def test_folders_are_kept_by_their_whole_path(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ["train.data = @datasets.ImageFolder()", "datasets.ImageFolder.root = 'images'"]
+    settings = config.load(["gin/cribo.gin"], given)
+    for text in (settings.text, settings.operative):
+        assert f"datasets.ImageFolder.root = '{tmp_path / 'images'}'" in text
+
+
+def test_a_term_may_not_bear_the_name_of_the_sum():
+    assert "'total' is what the log calls their sum" in refusal("Method.terms = {'total': @image/Term()}")
+
+
 def test_chains_that_are_too_deep_are_a_problem_and_no_traceback():
     chain = [f"A{n + 1} = %A{n}" for n in range(2000)]
     assert "nested too deeply" in refusal("A0 = 3", *chain, "train.seed = %A2000")

@@ -419,9 +419,9 @@ CASES = [
         """,
         """
         mine.gin:3: evaluation.protocol = @val/datasets.Segmentation() does not fit its type, Evaluation; it takes @evaluate.DenseRetrieval()
-        gin/protocols/camvid_dense_nn.gin:6: datasets.Segmentation.root = %DATA: datasets.Segmentation refuses: Segmentation(root='.', split='train'): there is no folder HERE/images/train; it takes root/images/SPLIT
+        gin/protocols/camvid_dense_nn.gin:6: datasets.Segmentation.root = %DATA: datasets.Segmentation refuses: Segmentation(root='HERE', split='train'): there is no folder HERE/images/train; it takes root/images/SPLIT
           gin/protocols/camvid_dense_nn.gin:7: train/datasets.Segmentation.split = 'train'
-        gin/protocols/camvid_dense_nn.gin:6: datasets.Segmentation.root = %DATA: datasets.Segmentation refuses: Segmentation(root='.', split='val'): there is no folder HERE/images/val; it takes root/images/SPLIT
+        gin/protocols/camvid_dense_nn.gin:6: datasets.Segmentation.root = %DATA: datasets.Segmentation refuses: Segmentation(root='HERE', split='val'): there is no folder HERE/images/val; it takes root/images/SPLIT
           gin/protocols/camvid_dense_nn.gin:8: val/datasets.Segmentation.split = 'val'
         """,
         base="gin/protocols/camvid_dense_nn.gin",
@@ -1144,7 +1144,7 @@ CASES = [
         datasets.ImageFolder.root = '.'
         """,
         """
-        mine.gin:3: datasets.ImageFolder.root = '.': datasets.ImageFolder refuses: ImageFolder.root='.': no image in HERE or below it; looked for files ending in .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp
+        mine.gin:3: datasets.ImageFolder.root = '.': datasets.ImageFolder refuses: ImageFolder.root='HERE': no image in HERE or below it; looked for files ending in .bmp, .gif, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp
         """,
         builds=True,
     ),

@@ -316,7 +316,7 @@ def test_a_run_whose_configuration_is_gone_is_not_written_over(finished, tmp_pat
     checkpoint.path(run, 14).write_bytes(newest.read_bytes())
     refused = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "14", "--out", str(run), bindings=TINY)
     assert refused.returncode == 2
-    assert "operative.gin is gone" in refused.stderr
+    assert "its operative.gin is gone" in refused.stderr
 
 
 def test_two_jobs_do_not_train_in_one_directory(tmp_path, sslkit):

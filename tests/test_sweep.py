@@ -7,6 +7,7 @@ from PIL import Image
 
 from sslkit.commands import sweep
 from sslkit.errors import ConfigError
+from sslkit.launch.options import Asked
 from tests.conftest import TINY
 
 ON_SCENES = (*TINY, "train.pictures = False")
@@ -41,6 +42,24 @@ def test_several_axes_make_a_grid_with_a_directory_for_each_point():
 def test_one_parameter_in_two_axes_is_refused():
     with pytest.raises(ConfigError, match=r"a.b twice"):
         sweep.points([sweep.axis("a.b = 1, 2"), sweep.axis("a.b = 3, 4")])
+
+
+def test_parameters_of_one_name_are_told_apart_by_their_scopes():
+    grid = sweep.points([sweep.axis("one/Crop.blur_p = 0.1, 0.9"), sweep.axis("two/Crop.blur_p = 0.1, 0.9")])
+    assert grid[1].folder == "one-Crop.blur_p=0.1_two-Crop.blur_p=0.9"
+
+
+def test_a_long_name_is_cut_without_being_confused_with_another():
+    long = ", ".join(f"'{'x' * 200}{n}'" for n in range(3))
+    folders = [point.folder for point in sweep.points([sweep.axis(f"a.b = {long}")])]
+    assert len(set(folders)) == 3
+    assert max(map(len, folders)) < 120
+
+
+def test_torn_or_strange_results_are_none(tmp_path):
+    for text in ("", "{", "[1]", "3", '{"loss/total": null}'):
+        (tmp_path / "results.json").write_text(text)
+        assert sweep.results_of(tmp_path) == {}
 
 
 def test_points_that_would_share_a_directory_are_refused():
@@ -88,6 +107,15 @@ def test_a_wrong_point_is_found_before_the_first_one_starts(tmp_path, sslkit):
     assert done.returncode == 2
     assert "the point n_clusters=4096: --sweep: clusterers.Sinkhorn.n_clusters = 4096: " in done.stderr
     assert not (tmp_path / "grid").exists()
+
+
+def test_a_swept_value_without_effect_is_refused(tmp_path):
+    (tmp_path / "mine.gin").write_text("include 'gin/dino.gin'\nimage/losses.Distillation.student_temperature = 0.2\n")
+    asked = Asked([str(tmp_path / "mine.gin")], [], tmp_path / "grid", None, [])
+    with pytest.raises(ConfigError, match="nothing uses it; image/losses"):
+        sweep.sweep(asked, ["losses.Distillation.student_temperature = 0.1, 0.3"])
+    with pytest.raises(ConfigError, match="are the same experiment"):
+        sweep.sweep(Asked(["gin/dino.gin"], [], tmp_path / "grid", None, []), ["Term.weight = 1, 1.0"])
 
 
 @pytest.mark.slow

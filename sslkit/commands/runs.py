@@ -10,7 +10,7 @@ import torch
 
 from sslkit import checkpoint, config
 from sslkit.config import Config
-from sslkit.errors import ConfigError
+from sslkit.errors import CheckpointError, ConfigError
 from sslkit.launch.options import with_data
 from sslkit.method import Method
 
@@ -21,10 +21,13 @@ def settings_of(run: Path) -> Config:
     Raises:
         ConfigError: the directory is not a run's.
     """
-    kept = run / "config.gin"
+    kept = run / "operative.gin"  # not as given: another version may have other defaults
     if not kept.is_file():
         raise ConfigError(f"{run} is not a run directory: there is no {kept.absolute()}")
-    return config.load([str(kept)])
+    settings = config.load([str(kept)])
+    if not settings.has("train"):
+        raise ConfigError(f"{kept} binds nothing of `train`, so {run} is no run")
+    return settings
 
 
 def method_of(run: Path, settings: Config) -> tuple[int, Method]:
@@ -38,7 +41,13 @@ def method_of(run: Path, settings: Config) -> tuple[int, Method]:
         raise ConfigError(f"{run} has no checkpoint yet (looked at {checkpoint.folder(run).absolute()})")
     step, state = found
     method: Method = settings.part("train", "method")
-    method.load_state_dict(state["method"])
+    try:
+        method.load_state_dict(state["method"])
+    except (RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"the checkpoint of step {step} in {run} does not fit its configuration: {reason}"
+        ) from error
     return step, method
 
 
@@ -49,6 +58,10 @@ def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str
     if not settings.has("evaluation"):
         raise ConfigError(f"{protocol} does not set evaluation.protocol")
     ask = settings.part("evaluation", "protocol")
+    try:
+        ask.check(method.teacher.backbone)
+    except ValueError as error:
+        raise ConfigError(f"{error}{settings.places(str(error))}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = ask(method.teacher.backbone.to(device), device)
     same = settings.operative.replace(repr(str(data.absolute())), "'DATA'") if data else settings.operative

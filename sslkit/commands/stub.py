@@ -45,7 +45,10 @@ def write(role: str, name: str, folder: Path) -> list[Path]:
     module = module_of(name)
     source = _template(role, "component.py")
     _refuse_name(role, name, module, source)
-    folder = folder.expanduser()
+    try:
+        folder = folder.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"--out {folder}: {error}") from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and is not an empty folder: give one that is, or a new one")
     words = {"Name": name, "module": module, "dashed": module.replace("_", "-"), "role": role}

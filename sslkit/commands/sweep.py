@@ -118,7 +118,6 @@ def sweep(asked: Asked, texts: list[str]) -> int:
             raise ConfigError(
                 f"the points {other} and {point.folder} are the same experiment: a swept value has no effect"
             )
-    failed = 0
     for n, point in enumerate(grid, start=1):
         run_dir = out / point.folder
         if results_of(run_dir):
@@ -127,8 +126,8 @@ def sweep(asked: Asked, texts: list[str]) -> int:
         click.echo(f"[{n}/{len(grid)}] {point.folder}")
         code = subprocess.run(_command(files, [*asked.bindings, *point.bindings], run_dir), check=False).returncode
         if code:
-            failed += 1
             click.echo(f"[{n}/{len(grid)}] {point.folder} failed with code {code}; the others go on", err=True)
+    failed = sum(not results_of(out / point.folder) for point in grid)
     write_report(out, grid)
     click.echo((out / "sweep.md").read_text())
     click.echo(f"done: {out}/sweep.md and {out}/sweep.png" + (f"; {failed} of {len(grid)} failed" if failed else ""))
@@ -144,8 +143,11 @@ def _command(files: list[str], bindings: list[str], run_dir: Path) -> list[str]:
 def results_of(run_dir: Path) -> dict[str, float]:
     """The last results of a finished run; nothing if it is not finished."""
     kept = run_dir / "results.json"
-    found: dict[str, float] = json.loads(kept.read_text()) if kept.is_file() else {}
-    return found
+    try:
+        found = json.loads(kept.read_text()) if kept.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return {k: v for k, v in found.items() if isinstance(v, float | int)} if isinstance(found, dict) else {}
 
 
 def write_report(out: Path, grid: Sequence[Point]) -> None:

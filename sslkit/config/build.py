@@ -9,16 +9,7 @@ from typing import Any
 from sslkit.config.source import Binding, Problem
 from sslkit.config.tree import Missing, Node, Uncalled
 
-REFUSALS = (
-    ValueError,
-    TypeError,
-    RuntimeError,
-    LookupError,
-    OSError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-)
+REFUSALS = Exception  # a component of somebody else may raise anything
 
 
 class Builder:
@@ -81,6 +72,8 @@ def says(message: str, name: str, value: Any) -> bool:
 def _refused(node: Node, error: Exception, asked_by: Binding | None) -> Problem:
     """What a component says of its arguments, with the bindings that it speaks of."""
     reason = str(error).strip() or type(error).__name__
+    if not isinstance(error, (ValueError, TypeError, RuntimeError, OSError)):
+        reason = f"{type(error).__name__}: {reason}"
     stated = {name: a.origin for name, a in node.arguments.items() if a.origin}
     known = named(reason) & stated.keys() or {name for name in stated if re.search(rf"\b{name}\b", reason)}
     spoken_of = [stated[name] for name in sorted(known, key=reason.find)]

@@ -87,6 +87,8 @@ def _reference(reference: Reference, binding: Binding) -> Iterator[tuple[str, st
         yield _unknown(reference.name, found, f"{binding} names @{reference.name}, which ")
     elif found[0].kind == "entry":
         yield f"{binding} names @{reference.name}, which is what sslkit runs, not a part", "bind its parameters instead"
+    elif found[0].name == SINGLETON and not reference.scope:
+        yield f"{binding} = {binding.value!r} does not say which", f"name it: @shared/{SINGLETON}()"
     elif not reference.is_call and not (binding.parameter == "constructor" and matching(SINGLETON)):
         yield f"{binding} = {binding.value!r} names a class, not an object", f"write {reference!r}() with parentheses"
 

@@ -225,7 +225,9 @@ class _Reader:
         self.problems += [] if is_again else problems
         for statement in statements:
             if isinstance(statement, Include):
+                n_before = len(self.bindings)
                 self.file(statement.path, asked_by=statement.place, open_files=(*open_files, file.resolve()))
+                self._refuse_include_below(str(path), n_before, statement)
             elif is_again and self.again is not None:
                 self.again[statement.target] = statement
             else:
@@ -263,6 +265,15 @@ class _Reader:
         hint = did_you_mean(path, shipped())
         self.problems.append(Problem(asked_by, "", f"there is no file {path!r}{hint}\n  looked at {looked}"))
         return None
+
+    def _refuse_include_below(self, file: str, n_before: int, include: Include) -> None:
+        """An include that sets what its own file has set above would undo it without a word."""
+        above = {b.target: b for b in self.bindings[:n_before] if b.place.file == file}
+        for binding in self.bindings[n_before:]:
+            own = above.get(binding.target)
+            if own is not None and own.value != Macro(REQUIRED) and repr(own.value) != repr(binding.value):
+                wrong = f"{include.path!r} would undo {own} = {own.value!r} of line {own.place.line}"
+                self.problems.append(Problem(include.place, str(own), wrong, "put the include above it"))
 
     def _refuse_undoing(self, again: Binding, now: Binding | None, asked_by: Place) -> None:
         """A file counts once; included again behind a binding that changes it, it would silently undo that."""

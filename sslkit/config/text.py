@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sslkit.config.tree import SINGLETON, Node, Tree, Uncalled, parts
-from sslkit.parameters import asks_for_folder
+from sslkit.parameters import absolute, asks_for_folder
 from sslkit.registry import matching
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def _anywhere(binding: Binding) -> str:
     """A binding as written, but a folder by its whole path: the text is used in other places too."""
     known = [] if binding.is_macro else matching(binding.selector)
     if known and isinstance(binding.value, str) and asks_for_folder(known[0].parameters[binding.parameter].hint):
-        return f"{binding} = {str(Path(binding.value).expanduser().absolute())!r}"
+        return f"{binding} = {absolute(binding.value)!r}"
     return binding.text
 
 
@@ -64,11 +63,18 @@ def difference(before: str, now: Config) -> tuple[list[str], list[str]]:
     matters: list[str] = []
     does_not: list[str] = []
     for name in dict.fromkeys([*there, *here]):
-        if there.get(name) == here.get(name) or (name not in there and name in new):
+        if _same(there.get(name), here.get(name)) or (name not in there and name in new):
             continue
         lines = [f"{sign}{name} = {side[name]}" for sign, side in (("-", there), ("+", here)) if name in side]
         (does_not if name in free else matters).extend(lines)
     return matters, does_not
+
+
+def _same(there: str | None, here: str | None) -> bool:
+    try:
+        return there == here or float(there or "") == float(here or "")  # 1 is 1.0
+    except ValueError:
+        return False
 
 
 def _free(tree: Tree) -> set[str]:

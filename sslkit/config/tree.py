@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin
 
 from sslkit.config.source import REQUIRED, Binding, Macro, Problem, Reference, walk
-from sslkit.parameters import Parameter, misfit
+from sslkit.parameters import Parameter, absolute, asks_for_folder, misfit
 from sslkit.registry import Known, everything, matching
 
 
@@ -191,6 +191,8 @@ class _Resolver:
             winner = winners.get(name)
             if winner is not None:
                 value = self.value(winner.value, scope, winner)
+                if isinstance(value, str) and asks_for_folder(parameter.hint):
+                    value = absolute(value)  # the same folder wherever the text is read again
                 is_whole = all(part is not BROKEN for part in parts(value))
                 wrong = misfit(value, parameter.hint) if is_whole else None  # what helpers made; else it was looked at
                 value = self._refuse(winner, f"{value!r} {wrong}") if wrong else value
@@ -289,11 +291,13 @@ class _Resolver:
         for name, value in values.items():
             if value is OPEN:
                 return self._refuse(origin, f"{node!r} needs a value for {name!r}", f"add `{node.name}.{name} = ...`")
-            if isinstance(value, Missing) or misfit(value, node.known.parameters[name].hint):
+            if any(part is OPEN for part in parts(value)):
+                return OPEN
+            if any(part is BROKEN for part in parts(value)) or misfit(value, node.known.parameters[name].hint):
                 return BROKEN  # reported where it was set
         try:
             return node.known.thing(**values)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        except Exception as error:  # a helper of somebody else may raise anything
             asked = next((a.origin for a in node.arguments.values() if a.origin), origin)
             return self._refuse(asked, str(error))
 

@@ -110,10 +110,10 @@ def refuse_another_run(run_dir: Path, settings: Config) -> None:
         ConfigError: with the lines that differ.
     """
     kept = run_dir / "operative.gin"
-    if not checkpoint.steps(run_dir):
+    if not checkpoint.steps(run_dir) and not (run_dir / "results.json").is_file():
         return
     if not kept.is_file():
-        raise ConfigError(f"{run_dir} holds checkpoints, but {kept.name} is gone; give another --out")
+        raise ConfigError(f"{run_dir} holds a run, but its {kept.name} is gone; give another --out")
     differing, harmless = config.difference(kept.read_text(), settings)
     if harmless and not differing:
         log.warning("%s goes on with other settings that change no result: %s", run_dir, "; ".join(harmless))

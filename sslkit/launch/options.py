@@ -102,6 +102,8 @@ class Asked:
     @property
     def run_dir(self) -> Path:
         """Where the results go."""
+        if self.out == Path():
+            raise ConfigError("--out names the folder you are in: give a run a folder of its own")
         if self.out is not None:
             return self.out
         if self.repeated is not None:
