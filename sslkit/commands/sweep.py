@@ -97,7 +97,7 @@ def points(axes: Sequence[Axis]) -> list[Point]:
 
 
 def sweep(asked: Asked, texts: list[str]) -> int:
-    """Run every point that is not finished yet, here and one after the other; the number of those that failed.
+    """Run every point that is not finished yet, here and one after the other; 1 comes back if one failed, else 0.
 
     All points are checked before the first one starts. A point that fails does not keep the others from running. The
     same command goes on where it stopped.
@@ -106,18 +106,12 @@ def sweep(asked: Asked, texts: list[str]) -> int:
         ConfigError: a point is wrong, or a directory holds another run.
     """
     grid, out, files = points([axis(text) for text in texts]), asked.run_dir, asked.files
-    same: dict[str, str] = {}
     for point in grid:
         try:
             settings = ready(files, [*asked.bindings, *point.bindings])
             refuse_another_run(out / point.folder, settings)
         except ConfigError as error:
             raise ConfigError(f"the point {point.folder}: {error}") from error
-        other = same.setdefault(settings.operative, point.folder)
-        if other != point.folder:
-            raise ConfigError(
-                f"the points {other} and {point.folder} are the same experiment: a swept value has no effect"
-            )
     for n, point in enumerate(grid, start=1):
         run_dir = out / point.folder
         if results_of(run_dir):
