@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from sslkit import __version__
 from sslkit.errors import CheckpointError, ConfigError, NotFinite, Refused
 
 DIRECTORY = click.Path(path_type=Path)
@@ -69,7 +70,7 @@ def _reason(error: Exception) -> str:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option("--traceback", is_flag=True, help="Show where in the code an error arose.")
-@click.version_option(package_name="sslkit")
+@click.version_option(__version__, prog_name="sslkit")
 def main(traceback: bool) -> None:
     """Compose self-supervised objectives, train them, and see what they learnt."""
 

@@ -211,7 +211,8 @@ def _is_of(value: Any, hint: Any) -> bool:
     if _is_promise(value):
         return _will_be(value.promised, origin or hint)
     if getattr(hint, "_is_protocol", False):
-        return all(hasattr(value, name) for name in _members(hint))
+        is_plain = value is None or isinstance(value, str | int | float)
+        return not is_plain and all(hasattr(value, name) for name in _members(hint))
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:

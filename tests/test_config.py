@@ -210,6 +210,15 @@ def test_folders_are_kept_by_their_whole_path(tmp_path, monkeypatch):
         assert f"datasets.ImageFolder.root = '{tmp_path / 'images'}'" in text
 
 
+def test_a_path_is_no_data_set():
+    said = refusal("train.data = '/some/images'")
+    assert "train.data = '/some/images' does not fit its type, Images" in said
+
+
+def test_a_single_file_may_be_given_as_it_is():
+    assert config.load("gin/cribo.gin").operative == config.load(["gin/cribo.gin"]).operative
+
+
 def test_a_term_may_not_bear_the_name_of_the_sum():
     assert "'total' is what the log calls their sum" in refusal("Method.terms = {'total': @image/Term()}")
 

@@ -34,6 +34,7 @@ def description(files: list[str], data: Path | None, bindings: list[str], markdo
     settings, problems = examine(files, with_data(files, data, bindings))
     refuse(problems)
     if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_text(draw(settings))
     return as_markdown(settings) if markdown else as_text(settings)
 

@@ -116,13 +116,14 @@ class Config:
         return "".join(f"\n  {b.place}: {b} = {b.value!r}" for b in self.spoken_of(message))
 
 
-def examine(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
+def examine(files: str | Sequence[str], bindings: Sequence[str] = ()) -> tuple[Config, list[Problem]]:
     """A configuration and all that is wrong with it, as far as can be said without building it.
 
     Wrong bindings are left out of the tree, so that what else is wrong comes to light with them. Values that are left
     open are no problem yet: `Config.left_open` has them.
     """
     registry.load()
+    files = [files] if isinstance(files, str) else list(files)
     written, problems = read(files, bindings)
     try:
         tree, found = _looked_at(written)
@@ -145,7 +146,7 @@ def _looked_at(written: Sequence[Binding]) -> tuple[Tree, list[Problem]]:
     return tree, problems
 
 
-def load(files: Sequence[str], bindings: Sequence[str] = ()) -> Config:
+def load(files: str | Sequence[str], bindings: Sequence[str] = ()) -> Config:
     """A configuration without a mistake that can be found before anything is built.
 
     Raises:

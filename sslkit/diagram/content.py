@@ -126,7 +126,7 @@ def momentum_of(method: Any) -> list[str]:
 def weight_of(term: Any) -> list[str]:
     """The factor of a term, then how it changes and from when on it counts."""
     kind, ends = schedule(value(term, "weight"))
-    return [shorten(words, "line", 100) for words in (f"{TIMES} {ends}", *([kind] if kind else []), *starts_of(term))]
+    return [shorten(words, "line", 150) for words in (f"{TIMES} {ends}", *([kind] if kind else []), *starts_of(term))]
 
 
 def starts_of(term: Any) -> list[str]:

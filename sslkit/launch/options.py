@@ -122,4 +122,4 @@ class Asked:
             click.echo(f"--from {self.repeated}: {changed}", err=True)
         Job(self.files, self.bindings, str(self.run_dir), self.command)()
         if distributed.is_main():
-            click.echo(f"done: {self.run_dir} holds checkpoints, metrics and pictures")
+            click.echo(f"done: checkpoints, metrics and results are in {self.run_dir}")
