@@ -191,7 +191,7 @@ def read(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[list[Bindi
     """The bindings of the files, then those of the command line, and what could not be read."""
     reader = _Reader()
     for file in files:
-        reader.file(file, asked_by=Place("--gin"), open_files=())
+        reader.file(file, asked_by=Place("the command line"), open_files=())
     for binding in bindings:
         reader.command_line(binding)
     return reader.bindings, reader.problems

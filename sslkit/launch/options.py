@@ -117,9 +117,10 @@ class Asked:
         from sslkit import distributed, provenance
         from sslkit.launch.job import Job
 
+        files = self.files  # refused first, if there is no such run
         changed = provenance.code_has_changed(self.repeated) if self.repeated is not None else ""
         if changed and distributed.is_main():
             click.echo(f"--from {self.repeated}: {changed}", err=True)
-        Job(self.files, self.bindings, str(self.run_dir), self.command)()
+        Job(files, self.bindings, str(self.run_dir), self.command)()
         if distributed.is_main():
             click.echo(f"done: checkpoints, metrics and results are in {self.run_dir}")
