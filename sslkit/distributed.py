@@ -60,9 +60,9 @@ def start(device: torch.device) -> None:
     """Join the group that torchrun or Slurm describes in the environment; alone, do nothing."""
     if is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
-    if device.type == "cuda" and torch.cuda.is_available():
+    has_cuda = device.type == "cuda" and torch.cuda.is_available()  # else the run refuses the device, together
+    if has_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    has_cuda = device.type == "cuda" and torch.cuda.is_available()
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=timedelta(minutes=30))
 
 

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from sslkit.config import Config
-from sslkit.config.build import FAILED, REFUSALS, Builder
-from sslkit.config.source import Binding, Problem
-from sslkit.config.tree import Argument, Missing, Node, parts
+from sslkit.config.build import FAILED, Builder
+from sslkit.config.problem import Problem
+from sslkit.config.syntax import Binding, walk
+from sslkit.config.tree import Argument, Missing, Node
 from sslkit.errors import ConfigError
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
@@ -30,6 +31,8 @@ MOMENTS, EPOCHS = 200, 2000  # of a run at which a schedule is looked at
 def contradictions(settings: Config) -> list[Problem]:
     """Everything about a configuration that does not fit together.
 
+    Components of others are asked here, and may raise anything: what they say is a problem as well.
+
     Method and views are built on tensors without content and take one step, so every size, head, level and search that
     does not fit shows itself. What a configuration leaves open, or has wrong already, is passed over.
     """
@@ -41,8 +44,7 @@ def contradictions(settings: Config) -> list[Problem]:
             problems += _of_training(settings, entry, builder)
         else:
             builder.arguments(entry)
-    said_before = [problem for problem in builder.problems if problem.binding in missing]
-    return [*(problem for problem in builder.problems if problem not in said_before), *problems]
+    return [*(problem for problem in builder.problems if problem.binding not in missing), *problems]
 
 
 def _folders(settings: Config) -> Iterator[Problem]:
@@ -197,7 +199,7 @@ def _leaves(schedule: Schedule, allowed: Within, run: Plan, steps: list[int]) ->
     for step in steps:
         try:
             value = schedule(Time(step, run.n_steps, run.per_epoch, run.step_size))
-        except REFUSALS as error:
+        except Exception as error:
             return f"has no value at step {step}: {error}"
         if value not in allowed:
             return f"is {value:g} at step {step}, but it must be {allowed}"
@@ -215,7 +217,7 @@ def _moments(run: Plan) -> list[int]:
 def _views(settings: Config, augmenter: Callable[..., list[View]]) -> list[Problem] | tuple[list[View], int]:
     try:
         return augmenter([Image.new("RGB", (64, 64))], Key(0, 0, 0)), augmenter.n_global  # type: ignore[attr-defined]
-    except REFUSALS as error:
+    except Exception as error:
         return [_speaking_of(settings, error)]
 
 
@@ -235,7 +237,7 @@ def _together(settings: Config, train: Node, method: Method, seen: tuple[list[Vi
     if method.clusterer is not None and len(looks) > 1:
         said = " and ".join(f"image {source} at {size} px" for source, size in looks)
         wrong = f"the global views show {said}, but they are clustered together and must show one image at one size"
-        of_crops = [crop.arguments[name] for crop in parts(crops.value) if isinstance(crop, Node) for name in _LOOKS]
+        of_crops = [crop.arguments[name] for crop in walk(crops.value) if isinstance(crop, Node) for name in _LOOKS]
         problems.append(_about(settings, ValueError(wrong), [crops, *of_crops]))
     return problems
 
@@ -258,7 +260,7 @@ def _step(
                 run = length or Plan(1, 1, 256)
                 method.train().set_time(Time(0, run.n_steps, run.per_epoch, run.step_size))
                 method(batch).total.backward()
-        except REFUSALS as error:
+        except Exception as error:
             sizes = ", ".join(f"{v.pixels.shape[-1]} px" for v in views)
             said = ValueError(f"a step does not work on views of {sizes}: {error}")
             return [_speaking_of(settings, said, _culprit(settings, error))]
@@ -270,7 +272,7 @@ def _evaluation(train: Node, name: str, protocol: Any, method: Method) -> Iterat
     node = train.arguments["evaluations"].value[name]
     try:
         protocol.check(method.teacher.backbone)
-    except REFUSALS as error:
+    except Exception as error:
         spoken_of = [a for key, a in node.arguments.items() if a.origin and f"{key}=" in str(error)]
         yield _problem((spoken_of or [train.arguments["evaluations"]])[0], f"evaluation {name!r}: {error}")
 
@@ -317,5 +319,5 @@ def _about(settings: Config, error: Exception, blamed: Sequence[Argument]) -> Pr
 
 
 def _one_of(word: str, known: list[str]) -> str:
-    near = did_you_mean(word, known).removeprefix("; ")
+    near = did_you_mean(word, known)
     return f"{near + ' ' if near else ''}there is: {', '.join(known) or 'none'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -103,6 +104,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+@functools.cache  # asked early, this is the code that the process has loaded
 def _difference() -> str:
     """How the code that runs differs from its commit, new files among it; empty if it does not or nobody knows."""
     new = (_git("ls-files", "--others", "--exclude-standard", "--full-name", ":/") or "").splitlines()

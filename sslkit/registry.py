@@ -161,17 +161,23 @@ def components(role: str) -> dict[str, type]:
         KeyError: there is no such role; the message names the nearest.
     """
     if role not in ROLES:
-        raise KeyError(f"there is no role {role!r}" + did_you_mean(role, ROLES))
+        raise KeyError(f"there is no role {role!r}" + did_you_mean(role, ROLES, after="; "))
     found = (known for known in _KNOWN.values() if known.role == role)
     return {known.thing.__name__: known.thing for known in found if inspect.isclass(known.thing)}
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'it'?` with the nearest of the known words; nothing where none is near."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like this one; None where none is near."""
     words = list(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     near = near or [w for w in words if w.lower() == word.lower()]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return near[0] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str], *, after: str = "") -> str:
+    """`did you mean 'it'?` with the nearest of the known words, behind `after`; nothing at all where none is near."""
+    near = nearest(word, known)
+    return "" if near is None else f"{after}did you mean {near!r}?"
 
 
 @functools.cache

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time as clock
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,19 +131,8 @@ def train(
             torch.manual_seed(draws.step_seed(seed, step, distributed.rank()))
             method.set_time(time)
             optimizer.set_time(time)
-            optimizer.inner.zero_grad(set_to_none=True)
-            outcomes: list[Outcome] = []
-            for _ in range(accumulate):
-                with watch.waiting():
-                    batch = next(stream).to(where)
-                with cast:
-                    outcome = method(batch)
-                scaler.scale(outcome.total / accumulate).backward()
-                outcomes.append(outcome)
-            distributed.average_gradients(optimizer.parameters)
-            scaler.unscale_(optimizer.inner)
-            method.drop_frozen_gradients()
-            norm = optimizer.clip_gradients()
+            taken = (watch.next_of(stream).to(where) for _ in range(accumulate))
+            outcomes, norm = gradients(method, optimizer, taken, accumulate, cast, scaler)
             _refuse_not_finite(outcomes, norm, scaler, step, run_dir, method)
             scaler.step(optimizer.inner)
             scaler.update()
@@ -162,6 +151,31 @@ def train(
     if pictures and distributed.rank() == 0:
         gallery.draw(run_dir, method, data, augmenter)
     return results
+
+
+def gradients(
+    method: Method,
+    optimizer: Optimizer,
+    batches: Iterable[Batch],
+    accumulate: int,
+    cast: AbstractContextManager[object],
+    scaler: torch.amp.GradScaler,
+) -> tuple[list[Outcome], torch.Tensor]:
+    """Leave the gradients of one step in the parameters: the mean over `accumulate` batches and all ranks, clipped.
+
+    What each batch came to and the norm before clipping come back.
+    """
+    optimizer.inner.zero_grad(set_to_none=True)
+    outcomes = []
+    for batch in batches:
+        with cast:
+            outcome = method(batch)
+        scaler.scale(outcome.total / accumulate).backward()
+        outcomes.append(outcome)
+    distributed.average_gradients(optimizer.parameters)
+    scaler.unscale_(optimizer.inner)
+    method.drop_frozen_gradients()
+    return outcomes, optimizer.clip_gradients()
 
 
 def _refuse_out_of_range(given: Mapping[str, Any]) -> None:
@@ -344,11 +358,12 @@ class _Watch:
     def __init__(self, step_size: int):
         self.step_size, self.began, self.waited, self.at = step_size, clock.monotonic(), 0.0, 0
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def next_of(self, stream: Iterator[Batch]) -> Batch:
+        """The next batch; the wait for it counts."""
         began = clock.monotonic()
-        yield
+        batch = next(stream)
         self.waited += clock.monotonic() - began
+        return batch
 
     def read(self, step: int) -> dict[str, float]:
         passed = max(1e-9, clock.monotonic() - self.began)

@@ -206,7 +206,7 @@ def test_arrows_say_what_a_term_uses():
     def joined(source, term, path):
         start, end = box[source], box[f"term {term}"]
         return any(
-            meets(arrow.points[0], start.right, start) and meets(arrow.points[-1], end.x, end) and arrow.path == path
+            meets(arrow.points[0], start.right, start) and meets(arrow.points[-1], end.x, end) and arrow.stroke == path
             for arrow in made.arrows
         )
 

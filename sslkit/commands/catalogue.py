@@ -37,7 +37,8 @@ def details(what: str) -> str:
     found = matching(what)
     if not found:
         known = [*ROLES, *OTHERS, *(each.name for each in everything())]
-        raise ConfigError(f"there is no {what!r}{did_you_mean(what, known)}; the roles are {', '.join(ROLES)}")
+        hint = did_you_mean(what, known, after="; ")
+        raise ConfigError(f"there is no {what!r}{hint}; the roles are {', '.join(ROLES)}")
     return "\n".join(_entry(known) for known in found)
 
 

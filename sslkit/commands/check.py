@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit import config, preflight
-from sslkit.config.source import Problem, in_order
+from sslkit.config.problem import Problem, in_order
 from sslkit.launch.options import with_data
 
 PARTS = "base"  # files in a folder of this name are parts for others to include, and leave values open

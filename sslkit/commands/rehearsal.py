@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import resource
 import time as clock
+from itertools import repeat
 from typing import Any
 
 import torch
 
 from sslkit import draws
 from sslkit.augmenters import Augmenter
+from sslkit.errors import NotFinite
 from sslkit.launch.job import ready
 from sslkit.loader import Images, Views
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
 from sslkit.precision import autocast
 from sslkit.schedules import Time
-from sslkit.train import device_of, plan
+from sslkit.train import device_of, gradients, plan
 
 N_STEPS = 3  # the first one warms up, the others are timed
 
@@ -26,6 +28,7 @@ def rehearse(files: list[str], bindings: list[str]) -> str:
 
     Raises:
         ConfigError: something is wrong with the configuration.
+        NotFinite: the loss does not stay finite.
     """
     from sslkit.commands import describe
 
@@ -65,19 +68,16 @@ def _steps(
         _wait(where)
         began = clock.monotonic()
         torch.manual_seed(draws.step_seed(seed, 0, 0))
-        optimizer.inner.zero_grad(set_to_none=True)
-        with cast:
-            outcome = method(batch)
-        scaler.scale(outcome.total).backward()
-        scaler.unscale_(optimizer.inner)
-        optimizer.clip_gradients()
+        outcomes, _norm = gradients(method, optimizer, repeat(batch, accumulate), accumulate, cast, scaler)
         scaler.step(optimizer.inner)
         scaler.update()
-        method.update([outcome])
+        method.update(outcomes)
         _wait(where)
         took.append(clock.monotonic() - began)
-    step = min(took[1:]) * accumulate
-    losses = ", ".join(f"{name} {loss.item():.3f}" for name, loss in outcome.losses.items())
+    step = min(took[1:])
+    losses = ", ".join(f"{name} {loss.item():.3f}" for name, loss in outcomes[-1].losses.items())
+    if not torch.isfinite(outcomes[-1].total):
+        raise NotFinite(f"after {N_STEPS} steps on one batch the loss is not finite ({losses})")
     return [
         f"one batch of {batch_size} images on {where}: loss {losses}",
         f"peak memory: {_peak(where)}",

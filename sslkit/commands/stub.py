@@ -77,8 +77,8 @@ def module_of(name: str) -> str:
 
 def _full(role: str) -> str:
     if role not in (*ROLES, *ONE_OF):
-        known = ", ".join(ONE_OF)
-        raise ConfigError(f"there is no role {role!r}{did_you_mean(role, (*ONE_OF, *ROLES))}; the roles are {known}")
+        hint = did_you_mean(role, (*ONE_OF, *ROLES), after="; ")
+        raise ConfigError(f"there is no role {role!r}{hint}; the roles are {', '.join(ONE_OF)}")
     return ONE_OF.get(role, role)
 
 

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 
 import click
 
-from sslkit.config.source import parse
+from sslkit.config.syntax import parse
 from sslkit.config.text import spell
 from sslkit.errors import ConfigError
 from sslkit.launch.job import ready, refuse_another_run

@@ -1,9 +1,9 @@
 """Gin files to built objects, with every mistake named by its file and line.
 
-A configuration goes one way: files to bindings with their places (`source`), bindings looked at one by one (`check`),
-the tree of objects that they describe (`tree`), and only then the objects themselves (`build`). gin supplies the
-language; no global state is involved, so parts built in Python are never touched and any number of configurations live
-side by side.
+A configuration goes one way: files to bindings with their places (`source`, by way of `syntax`), bindings looked at one
+by one (`check`), the tree of objects that they describe (`resolve` to `tree`), and only then the objects themselves
+(`build`). gin supplies the language; no global state is involved, so parts built in Python are never touched and any
+number of configurations live side by side.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from sslkit import registry
 from sslkit.config import text
 from sslkit.config.build import FAILED, Builder, named, says
 from sslkit.config.check import check
-from sslkit.config.source import REQUIRED as REQUIRED
-from sslkit.config.source import Binding, Macro, Problem, read, walk
-from sslkit.config.source import refuse as refuse
+from sslkit.config.problem import Problem
+from sslkit.config.problem import refuse as refuse
+from sslkit.config.resolve import resolve
+from sslkit.config.source import read
 from sslkit.config.source import search_path as search_path
 from sslkit.config.source import shipped as shipped
+from sslkit.config.syntax import Binding, Macro, walk
 from sslkit.config.text import difference as difference
-from sslkit.config.tree import Argument, Node, Tree, resolve
+from sslkit.config.tree import Argument, Node, Tree
 from sslkit.errors import ConfigError
 from sslkit.registry import did_you_mean, matching
 
@@ -75,16 +77,16 @@ class Config:
         made = _built(FAILED if any(x is FAILED for x in built) else built, builder)
         return made[0] if len(parameters) == 1 else made
 
-    def forgotten(self) -> list[Problem]:
-        """Those that are left open without a `%gin.REQUIRED` that says so."""
-        says = [origin is not None for _, _, origin in self.tree.open_values()]
-        return [problem for problem, is_asked in zip(self.left_open(), says, strict=True) if not is_asked]
-
     def left_open(self) -> list[Problem]:
         """Values that somebody still has to give."""
         askers = self.tree.askers()
         found = self.tree.open_values()
         return [_open(node, parameter.name, origin, askers.get(id(node))) for node, parameter, origin in found]
+
+    def forgotten(self) -> list[Problem]:
+        """Those of them that no `%gin.REQUIRED` asks for."""
+        says = [origin is not None for _, _, origin in self.tree.open_values()]
+        return [problem for problem, is_asked in zip(self.left_open(), says, strict=True) if not is_asked]
 
     def spoken_of(self, message: str) -> list[Binding]:
         """The bindings that a message speaks of by `parameter=value`, the latest first.
@@ -183,7 +185,7 @@ def _why(binding: Binding, bindings: Sequence[Binding], tree: Tree) -> str:
         return f"{binding.selector} is bound by its parameters: `{binding} = ...` defines the macro %{binding}"
     if binding.is_macro:
         asked = {part.name for b in bindings for part in walk(b.value) if isinstance(part, Macro)} - {str(binding)}
-        return did_you_mean(str(binding), asked).removeprefix("; ") or f"nothing in use asks for %{binding}"
+        return did_you_mean(str(binding), asked) or f"nothing in use asks for %{binding}"
     known = found[0]
     if known.kind == "entry":
         return f"{known.name} runs outside of every scope, write `{known.name}.{binding.parameter} = ...`"
@@ -196,7 +198,7 @@ def _why(binding: Binding, bindings: Sequence[Binding], tree: Tree) -> str:
     if not built or not binding.scope:
         return f"no object is built from {known.name}"
     steps = sorted({step for scope in built for step in (scope, *scope.split("/"))} - {""})
-    near = did_you_mean(binding.scope, steps).removeprefix("; ")
+    near = did_you_mean(binding.scope, steps)
     scopes = ", ".join(repr(scope) for scope in built if scope)
     where = f"it is built in {scopes}" if scopes else "it is built outside of every scope"
     return near or f"no {known.name} is built in the scope {binding.scope!r}, {where}"

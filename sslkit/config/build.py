@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sslkit.config.source import Binding, Problem
+from sslkit.config.problem import Problem
+from sslkit.config.syntax import Binding
 from sslkit.config.tree import Missing, Node, Uncalled
-
-REFUSALS = Exception  # a component of somebody else may raise anything
 
 
 class Builder:
@@ -49,7 +48,7 @@ class Builder:
         if arguments is not FAILED:
             try:
                 made = node.known.thing(**arguments)
-            except REFUSALS as error:
+            except Exception as error:  # a component of somebody else may raise anything
                 self.problems.append(_refused(node, error, asked_by))
         if node.shared_as is not None:
             self._shared[id(node)] = made

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from sslkit.config.source import REQUIRED, Binding, Macro, Problem, Reference, walk
+from sslkit.config.problem import Problem
+from sslkit.config.syntax import REQUIRED, Binding, Macro, Reference, walk
 from sslkit.config.tree import SINGLETON
 from sslkit.parameters import misfit
-from sslkit.registry import Known, did_you_mean, everything, matching
+from sslkit.registry import Known, did_you_mean, everything, matching, nearest
 
 COMMAND_LINE = "--"
 MANY = 10  # a list of more names says nothing
@@ -42,7 +43,7 @@ def check(bindings: Sequence[Binding]) -> tuple[list[Binding], list[Problem]]:
 
 def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Problem]:
     def problem(wrong: str, hint: str = "") -> Problem:
-        return Problem(binding.place, str(binding), wrong, hint.removeprefix("; "))
+        return Problem(binding.place, str(binding), wrong, hint)
 
     wrong_parts = False
     for part in walk(binding.value):
@@ -69,7 +70,7 @@ def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Probl
         near = did_you_mean(binding.parameter, known.parameters)
         yield problem(
             f"{binding}: {known.name} has no parameter {binding.parameter!r}",
-            f"{near.removeprefix('; ')}{'; ' if near else ''}it has: {has}",
+            f"{near}{'; ' if near else ''}it has: {has}",
         )
         return
     if wrong_parts or _is_ring(binding.value, macros):  # of rings the tree tells
@@ -100,12 +101,12 @@ def _unknown(name: str, found: Sequence[Known], subject: str) -> tuple[str, str]
     role, _, last = name.rpartition(".")
     siblings = [n for n in names if role and n.rpartition(".")[0] == role]
     lasts = {n.rpartition(".")[2]: n for n in reversed(siblings or names)}
-    near = did_you_mean(last, lasts).removeprefix("; did you mean '").removesuffix("'?")
-    hints = [f"did you mean {lasts[near]!r}?"] if near in lasts else []
+    near = nearest(last, lasts)
+    hints = [f"did you mean {lasts[near]!r}?"] if near is not None else []
     hints += [f"{role} has: {', '.join(n.rpartition('.')[2] for n in siblings)}"] if siblings else []
     if not hints:
         roles = {n.rpartition(".")[0] for n in names} - {""}
-        near_role = did_you_mean(role, roles).removeprefix("; ") if role else ""
+        near_role = did_you_mean(role, roles) if role else ""
         hints = [near_role or "`sslkit list` shows what there is"]
     return f"{subject}does not exist", "; ".join(hints)
 

@@ -1,178 +1,17 @@
-"""Gin files to bindings, each with its place: includes joined, nothing resolved yet."""
+"""Gin files and the command line to bindings, each with its place: includes joined, nothing resolved yet."""
 
 from __future__ import annotations
 
 import re
-import tokenize
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from gin import config_parser
-
-from sslkit.errors import ConfigError
-from sslkit.registry import did_you_mean, matching
+from sslkit.config.problem import Place, Problem
+from sslkit.config.syntax import REQUIRED, Binding, Include, Macro, parse
+from sslkit.registry import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parent.parent
-REQUIRED = "gin.REQUIRED"  # `%gin.REQUIRED`: whoever includes this file must give a value
-_NOT_GIN = (SyntaxError, tokenize.TokenError, ValueError, TypeError, RecursionError)
-_REASONS = {  # what gin's parser and Python's tokenizer say, and what a person can do about it
-    "in multi-line statement": "a bracket is opened and not closed",
-    "Unable to parse value": "there is no value: a number, a 'text', a list, @name() or %NAME",
-    "Expected newline": "the line goes on behind its value",
-    "Couldn't parse statement": "write `name.parameter = value`",
-    "Malformatted scope or selector": "names are joined by . and /, without spaces",
-    "Unexpected token": "a name is missing",
-    "Expected ')'": "write @name() with nothing in the parentheses, and bind its parameters",
-    "Expected indentation": "the parameters of a block are indented",
-    "malformed node or string": "text stands in quotes; without them there are numbers, True, False and None",
-}
-
-
-@dataclass(frozen=True)
-class Place:
-    """A line of a file; line 0 is an option of the command line, such as `--set` or `--steps 60`."""
-
-    file: str
-    line: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where, what, and what would be right."""
-
-    place: Place | None
-    binding: str  # what it is about, such as `train.batch_size`; may be empty
-    wrong: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return (f"{self.place}: " if self.place else "") + self.wrong + (f"; {self.hint}" if self.hint else "")
-
-
-def refuse(problems: Sequence[Problem]) -> None:
-    """Stop if there are any.
-
-    Raises:
-        ConfigError: with a line or more for each.
-    """
-    if problems:
-        raise ConfigError("\n".join(map(str, in_order(problems))))
-
-
-def in_order(problems: Sequence[Problem]) -> list[Problem]:
-    """Each of them once, by file and line."""
-    return sorted(dict.fromkeys(problems), key=lambda p: (p.place.file, p.place.line) if p.place else ("", 0))
-
-
-@dataclass(frozen=True)
-class Reference:
-    """`@scope/name` or `@scope/name()` as written."""
-
-    scope: str
-    name: str
-    is_call: bool
-
-    def __repr__(self) -> str:
-        return f"@{self.scope + '/' if self.scope else ''}{self.name}{'()' if self.is_call else ''}"
-
-
-@dataclass(frozen=True)
-class Macro:
-    """`%name` as written."""
-
-    name: str
-
-    def __repr__(self) -> str:
-        return f"%{self.name}"
-
-
-@dataclass(frozen=True, eq=False)
-class Binding:
-    """`scope/selector.parameter = value` as written; a macro has no parameter."""
-
-    scope: str
-    selector: str
-    parameter: str
-    value: Any
-    place: Place
-    text: str = ""  # its lines, with the comments before them
-
-    def __str__(self) -> str:
-        name = f"{self.scope}/{self.selector}" if self.scope else self.selector
-        return f"{name}.{self.parameter}" if self.parameter else name
-
-    @property
-    def target(self) -> str:
-        """The same with the whole name of what it binds, of which a file may give the end alone."""
-        found = matching(self.selector) if self.parameter else []
-        return str(replace(self, selector=found[0].name)) if len(found) == 1 else str(self)
-
-    @property
-    def is_macro(self) -> bool:
-        return not self.parameter
-
-    @property
-    def is_given(self) -> bool:
-        """Whether it is from the command line."""
-        return self.place.line == 0
-
-
-@dataclass(frozen=True, eq=False)
-class Include:
-    """`include 'path'` as written."""
-
-    path: str
-    place: Place
-
-
-class _Parser(config_parser.ConfigParser):  # type: ignore[misc]
-    """gin's, which would let the last of two equal keys of a dict hold."""
-
-    _keys: tuple[Any, ...] = ()  # of the dict that is being read
-
-    def _maybe_parse_container(self) -> Any:
-        outer, self._keys = self._keys, ()
-        try:
-            return super()._maybe_parse_container()
-        finally:
-            self._keys = outer
-
-    def _parse_dict_item(self) -> tuple[Any, Any]:
-        place = self._current_location()
-        key, value = super()._parse_dict_item()
-        if key in self._keys:
-            self._raise_syntax_error(f"the key {key!r} stands twice", place)
-        if any(isinstance(part, Reference | Macro) for part in walk(key)):
-            self._raise_syntax_error(f"the key {key!r} is no plain value", place)
-        self._keys = (*self._keys, key)
-        return key, value
-
-
-class _AsWritten(config_parser.ParserDelegate):  # type: ignore[misc]
-    """Leaves references and macros unresolved, so that all of them can be checked at once."""
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
-        scope, _, name = scoped_configurable_name.rpartition("/")
-        return Reference(scope, name, evaluate)
-
-    def macro(self, macro_name: str) -> Macro:
-        return Macro(macro_name)
-
-
-def walk(value: Any) -> Iterator[Any]:
-    """The value and everything inside it."""
-    yield value
-    if isinstance(value, Mapping):
-        for pair in value.items():
-            yield from (x for item in pair for x in walk(item))
-    elif isinstance(value, (list, tuple, set)):
-        for item in value:
-            yield from walk(item)
 
 
 def search_path() -> Path:
@@ -262,7 +101,7 @@ class _Reader:
         except (OSError, ValueError):  # a name that no file can have
             pass
         looked = ", ".join(map(str, dict.fromkeys(p.absolute() for p in places)))
-        hint = did_you_mean(path, shipped())
+        hint = did_you_mean(path, shipped(), after="; ")
         self.problems.append(Problem(asked_by, "", f"there is no file {path!r}{hint}\n  looked at {looked}"))
         return None
 
@@ -286,76 +125,3 @@ class _Reader:
                     "include it before whatever changes it",
                 )
             )
-
-
-def parse(text: str, file: str) -> tuple[list[Binding | Include], list[Problem]]:
-    """The statements of one file, and every line that is not gin."""
-    try:
-        return list(_statements(text, file)), []
-    except _NOT_GIN as error:
-        whole = error
-    statements: list[Binding | Include] = []
-    problems = []
-    for first, chunk in _chunks(text):
-        try:
-            statements += _statements("\n" * first + chunk, file)
-        except _NotThere as error:
-            problems.append(error.problem)
-        except _NOT_GIN as error:
-            problems.append(_not_gin(error, text, file, range(first, first + chunk.count("\n"))))
-    if not problems:  # every stretch is gin, but not all of them together
-        problems.append(_not_gin(whole, text, file, range(text.count("\n") + 1)))
-    return statements, problems
-
-
-def _not_gin(error: Exception, text: str, file: str, where: range) -> Problem:
-    at = getattr(error, "lineno", None)
-    number = at if at is not None and at - 1 in where else where.start + 1
-    line = [*text.split("\n"), ""][number - 1].strip()
-    said = (str(error.args[0]) if error.args else "").strip() or type(error).__name__
-    plain = next((reason for word, reason in _REASONS.items() if word in said), said.splitlines()[0].rstrip(".: "))
-    return Problem(Place(file, number), "", f"not a gin binding: {line}\n  {plain}")
-
-
-class _NotThere(SyntaxError):
-    """A statement that gin has and sslkit does not."""
-
-    def __init__(self, problem: Problem):
-        super().__init__(problem.wrong)
-        self.problem = problem
-
-
-def _chunks(text: str) -> Iterator[tuple[int, str]]:
-    """Stretches that start where a statement can start, at the left margin, each with the number of lines before it."""
-    lines = text.split("\n")
-    starts = sorted({0, *(n for n, line in enumerate(lines) if re.match(r"[^\s#)\]}]", line))})
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        yield start, "\n".join(lines[start:end]) + "\n"
-
-
-def _statements(text: str, file: str) -> Iterator[Binding | Include]:
-    lines = text.split("\n")  # as gin counts them
-    found = []
-    for statement in _Parser(text, _AsWritten()):
-        place = Place(file, statement.location.line_num)
-        if isinstance(statement, config_parser.ImportStatement):
-            raise _NotThere(Problem(place, "", "a gin file imports nothing here", "plugins are entry points"))
-        found.append((place, statement))
-    ends = [*(place.line - 1 for place, _ in found[1:]), len(lines)][: len(found)]
-    before = 0
-    for (place, statement), end in zip(found, ends, strict=True):
-        while end > place.line and _says_nothing(lines[end - 1]):  # comments behind it belong to what follows
-            end -= 1
-        written = "\n".join(lines[before:end]).strip("\n")
-        before = end
-        if isinstance(statement, config_parser.IncludeStatement):
-            yield Include(statement.filename, place)
-        elif isinstance(statement, config_parser.BindingStatement):
-            scope, selector, parameter, value, _ = statement
-            binding = Binding(scope or "", selector, parameter or "", value, place, written)
-            in_block = lines[place.line - 1][:1].isspace()  # there the name stands above
-            yield replace(binding, text=f"{binding} = {value!r}") if in_block else binding
-
-
-def _says_nothing(line: str) -> bool:
-    return not line.strip() or line.lstrip().startswith("#")

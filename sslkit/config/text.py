@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sslkit.config.tree import SINGLETON, Node, Tree, Uncalled, parts
+from sslkit.config.tree import SINGLETON, Node, Tree, Uncalled, nodes_in
 from sslkit.parameters import absolute, asks_for_folder
 from sslkit.registry import matching
 
 if TYPE_CHECKING:
     from sslkit.config import Config
-    from sslkit.config.source import Binding
+    from sslkit.config.syntax import Binding
 
 
 def as_given(tree: Tree) -> str:
@@ -83,7 +83,7 @@ def _free(tree: Tree) -> set[str]:
     bound: set[str] = set()
     for entry in tree.entries.values():
         for name, argument in entry.arguments.items():
-            inside = {f"{n.name}.{key}" for n in _under(argument.value) for key in n.arguments}
+            inside = {f"{n.name}.{key}" for n in nodes_in(argument.value, set()) for key in n.arguments}
             (found if name in entry.known.free else bound).update(inside | {f"{entry.name}.{name}"})
     folders = {
         f"{node.name}.{name}"
@@ -92,14 +92,6 @@ def _free(tree: Tree) -> set[str]:
         if asks_for_folder(node.known.parameters[name].hint)
     }
     return (found - bound) | folders
-
-
-def _under(value: Any) -> Iterator[Node]:
-    for part in parts(value):
-        if isinstance(part, Node):
-            yield part
-            for argument in part.arguments.values():
-                yield from _under(argument.value)
 
 
 def _at_default(tree: Tree) -> set[str]:

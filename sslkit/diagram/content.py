@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from sslkit.config.tree import BROKEN, OPEN, Node, parts
+from sslkit.config.syntax import walk
+from sslkit.config.tree import BROKEN, OPEN, Node
 from sslkit.diagram.text import Words, shorten
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -162,7 +163,7 @@ def rows(method: Any) -> list[Row]:
             part
             for key, a in (aligner.arguments.items() if isinstance(aligner, Node) else ())
             if "search" in key
-            for part in parts(a.value)
+            for part in walk(a.value)
             if isinstance(part, str)
         ]
         used = tuple(x for x in named if isinstance(searches, Mapping) and x in searches)

@@ -25,10 +25,10 @@ from sslkit.diagram.content import (
 )
 from sslkit.diagram.text import LEADING, SIZES, Style, Words, fit, width_of
 
-Path = Literal["plain", "student", "teacher", "ema"]
+Stroke = Literal["plain", "student", "teacher", "ema"]
 Point = tuple[float, float]
 
-LEGEND: dict[Path, str] = {
+LEGEND: dict[Stroke, str] = {
     "student": "student",
     "teacher": "teacher, no gradient",
     "ema": "EMA of the student, after every step",
@@ -47,7 +47,7 @@ class Box:
     width: float
     height: float
     words: Words
-    path: Path = "plain"
+    stroke: Stroke = "plain"
 
     @property
     def right(self) -> float:
@@ -67,7 +67,7 @@ class Arrow:
     """A line along the axes from the edge of one box to the edge of another."""
 
     points: tuple[Point, ...]
-    path: Path = "plain"
+    stroke: Stroke = "plain"
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Column:
         self.width = 2 * PAD + max([least, *(width_of(line, style) for lines in self.cards for style, line in lines)])
         self.heights = [sum(SIZES[style] * LEADING for style, _ in lines) + 2 * PAD - 2 for lines in self.cards]
 
-    def box(self, i: int, x: float, middle: float, height: float | None = None, path: Path = "plain") -> Box:
+    def box(self, i: int, x: float, middle: float, height: float | None = None, stroke: Stroke = "plain") -> Box:
         """Card `i` as a box around `middle`."""
         height = self.heights[i] if height is None else height
-        return Box(x, middle - height / 2, self.width, height, self.cards[i], path)
+        return Box(x, middle - height / 2, self.width, height, self.cards[i], stroke)
 
 
 def path(start: Point, *turns: float, end: Point) -> tuple[Point, ...]:

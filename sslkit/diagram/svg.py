@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from html import escape
 
-from sslkit.diagram.placement import PAD, Arrow, Box, Path, Picture, Point
+from sslkit.diagram.placement import PAD, Arrow, Box, Picture, Point, Stroke
 from sslkit.diagram.text import LEADING, SIZES, Style
 
-COLOURS: dict[Path, str] = {"plain": "#7a838d", "student": "#2468a8", "teacher": "#b3591a", "ema": "#7a838d"}
-DASHES: dict[Path, str] = {"plain": "none", "student": "none", "teacher": "5 3.5", "ema": "1.5 3"}
+COLOURS: dict[Stroke, str] = {"plain": "#7a838d", "student": "#2468a8", "teacher": "#b3591a", "ema": "#7a838d"}
+DASHES: dict[Stroke, str] = {"plain": "none", "student": "none", "teacher": "5 3.5", "ema": "1.5 3"}
 INK, QUIET, EDGE, PAPER = "#24292f", "#5d6670", "#c4cad1", "#fcfcfb"
 FONTS = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Liberation Sans', sans-serif"
 TIP = 6.0  # length of an arrow's
@@ -25,7 +25,7 @@ def render(picture: Picture) -> str:
         f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="10" fill="{PAPER}" stroke="{EDGE}"/>',
     ]
     for kind, colour in COLOURS.items():  # one element for all, so that lines drawn over each other look like one
-        arrows = [arrow for arrow in (*picture.arrows, *picture.legend) if arrow.path == kind]
+        arrows = [arrow for arrow in (*picture.arrows, *picture.legend) if arrow.stroke == kind]
         if arrows:
             way, style = "".join(map(_way, arrows)), f'stroke="{colour}" stroke-width="1.4"'
             lines.append(f'<path d="{way}" fill="none" {style} stroke-dasharray="{DASHES[kind]}"/>')
@@ -37,8 +37,8 @@ def render(picture: Picture) -> str:
 
 
 def _box(box: Box) -> list[str]:
-    edge = EDGE if box.path == "plain" else COLOURS[box.path]
-    dashes = "" if DASHES[box.path] == "none" else f' stroke-dasharray="{DASHES[box.path]}"'
+    edge = EDGE if box.stroke == "plain" else COLOURS[box.stroke]
+    dashes = "" if DASHES[box.stroke] == "none" else f' stroke-dasharray="{DASHES[box.stroke]}"'
     made = [
         f'<rect x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}" rx="7" fill="#ffffff" '
         f'stroke="{edge}"{dashes}/>'

@@ -13,6 +13,7 @@ import torch
 
 from sslkit import checkpoint, config, distributed, preflight, provenance
 from sslkit.config import Config
+from sslkit.config.problem import Problem
 from sslkit.errors import ConfigError
 
 log = logging.getLogger("sslkit")
@@ -37,10 +38,10 @@ class Job:
         from sslkit.train import train
 
         run_dir = Path(self.run_dir)
-        settings = config.examine(self.files, self.bindings)[0]
+        settings, problems = config.examine(self.files, self.bindings)
         distributed.start(torch.device("cuda" if _wants_cuda(settings) else "cpu"))
         try:
-            distributed.on_main(lambda: ready(self.files, self.bindings))
+            distributed.on_main(lambda: refuse_wrong(settings, problems))
             torch.manual_seed(settings.argument("train", "seed").value)
             arguments = settings.build("train")
             with contextlib.ExitStack() as held:
@@ -75,12 +76,22 @@ def ready(files: list[str], bindings: list[str]) -> Config:
         ConfigError: with every problem that can be found before a step is taken.
     """
     settings, problems = config.examine(files, bindings)
-    if settings.has("train"):
-        problems += preflight.contradictions(settings)
-    elif not problems:
-        raise ConfigError(f"{' '.join(files)} binds nothing of `train`; a method's file has `train.method = @Method()`")
-    config.refuse([*problems, *settings.left_open()])
+    refuse_wrong(settings, problems)
     return settings
+
+
+def refuse_wrong(settings: Config, problems: list[Problem]) -> None:
+    """Refuse a configuration with these problems, with others that show when it is put together, or with open values.
+
+    Raises:
+        ConfigError: with all of them.
+    """
+    if settings.has("train"):
+        problems = [*problems, *preflight.contradictions(settings)]
+    elif not problems:
+        files = " ".join(settings.files)
+        raise ConfigError(f"{files} binds nothing of `train`; a method's file has `train.method = @Method()`")
+    config.refuse([*problems, *settings.left_open()])
 
 
 @contextlib.contextmanager
