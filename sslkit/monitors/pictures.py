@@ -130,7 +130,8 @@ def curves(metrics: str | Path, path: str | Path) -> None:
             axis.plot(x, _smoothed(y, width), color=color, linewidth=1.8, marker=marker, markersize=3.5, label=name)
         axis.set_title(group, loc="left", fontsize=11, fontweight="bold", color=INK)
         axis.set_xlabel("step", fontsize=9, color=QUIET)
-        axis.legend(fontsize=8, frameon=False, labelcolor=INK, ncols=1 + len(lines) // 9)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2} if len(lines) > 2 else {}
+        axis.legend(fontsize=8, frameon=False, labelcolor=INK, **below)  # many names would lie across the lines
         _quiet(axis)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
