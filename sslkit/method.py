@@ -252,14 +252,14 @@ class Method(Component):
         on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
         pairs = {name: self._pairs(name, term, step) for name, term in on.items()}
         with torch.no_grad():
-            targets = _project(self.teacher, [(pairs[name].target, term.head) for name, term in on.items()])
+            targets = _project(self.teacher, [(pairs[name].target.rows, term.head) for name, term in on.items()])
             own = self._own_targets(step, targets, {term.head: pairs[name] for name, term in on.items()})
             offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
-        predictions = _project(self.student, [(pairs[name].prediction, term.head) for name, term in on.items()])
+        predictions = _project(self.student, [(pairs[name].prediction.rows, term.head) for name, term in on.items()])
         losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
         for name, term in on.items():
-            target = targets[id(pairs[name].target), term.head] - offsets[term.head]
-            prediction = predictions[id(pairs[name].prediction), term.head]
+            target = targets[id(pairs[name].target.rows), term.head] - offsets[term.head]
+            prediction = predictions[id(pairs[name].prediction.rows), term.head]
             losses[name] = term.weight * term.loss(prediction, target, pairs[name])
         return Outcome(losses, step, own, offsets)
 
@@ -335,7 +335,7 @@ class Method(Component):
             mine = [(logits, own[key]) for (key, name), logits in targets.items() if name == head and key in own]
             if not mine:
                 used = some.weight.new_zeros(len(some.target)).index_add(0, some.j, some.weight).ne(0)
-                mine = [(targets[id(some.target), head], used.to(some.weight.dtype))]
+                mine = [(targets[id(some.target.rows), head], used.to(some.weight.dtype))]
             found[head] = (
                 mine[0] if len(mine) == 1 else (torch.cat([x for x, _ in mine]), torch.cat([w for _, w in mine]))
             )

@@ -103,6 +103,16 @@ class Rows:
     def __len__(self) -> int:
         return self.rows.shape[0]
 
+    @staticmethod
+    def of(rows: Float[Tensor, "n d"]) -> Rows:
+        """Plain rows, each the one view of an image of its own."""
+        place = torch.arange(len(rows), device=rows.device)
+        return Rows(rows, torch.zeros_like(place), place, place, rows.new_ones(len(rows)))
+
+    def at(self, index: Int[Tensor, " m"]) -> Rows:
+        """Some of the rows."""
+        return Rows(self.rows[index], self.view[index], self.item[index], self.ids[index], self.weight[index])
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -213,29 +223,26 @@ class Pairs:
     Weights are final: a loss is their weighted sum. Rows are distinct, so a head sees each of them once.
     """
 
-    prediction: Float[Tensor, "p d"]
-    target: Float[Tensor, "t d"]
+    prediction: Rows
+    target: Rows  # views and images of the rows tell contrastive losses which are negatives
     i: Int[Tensor, " n"]
     j: Int[Tensor, " n"]
     weight: Float[Tensor, " n"]
-    owner: Int[Tensor, " t"]  # image of each target row; contrastive losses find their negatives by it
 
     @staticmethod
     def diagonal(n: int, weight: Sequence[float] | None = None) -> Pairs:
         """Row `i` against row `i`, of equal weight unless given: for tests, and for rows that are aligned already."""
-        rows, index = torch.zeros(n, 0), torch.arange(n)
+        rows, index = Rows.of(torch.zeros(n, 0)), torch.arange(n)
         final = torch.full((n,), 1 / n) if weight is None else torch.tensor(weight)
-        return Pairs(rows, rows, index, index, final, index)
+        return Pairs(rows, rows, index, index, final)
 
     def without_idle_targets(self) -> Pairs:
         """The same pairs without those of weight 0, and without target rows that no pair is left for."""
         keep = self.weight != 0
         used, j = self.j[keep].unique(return_inverse=True)
-        if len(used) == self.target.shape[0]:
+        if len(used) == len(self.target):
             return replace(self, i=self.i[keep], j=self.j[keep], weight=self.weight[keep])
-        return replace(
-            self, target=self.target[used], i=self.i[keep], j=j, weight=self.weight[keep], owner=self.owner[used]
-        )
+        return replace(self, target=self.target.at(used), i=self.i[keep], j=j, weight=self.weight[keep])
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ import torch
 
 from sslkit.losses import Distillation
 from sslkit.schedules import Linear, Time
-from sslkit.types import Pairs
+from sslkit.types import Pairs, Rows
 
 
 def pairs_of(i, j, weight):
     index = torch.tensor(i, dtype=torch.long), torch.tensor(j, dtype=torch.long)
-    nothing = torch.zeros(0, 0)
-    return Pairs(nothing, nothing, *index, torch.tensor(weight, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
+    rows = Rows.of(torch.zeros(max([*i, *j, 0]) + 1, 0))
+    return Pairs(rows, rows, *index, torch.tensor(weight, dtype=torch.float64))
 
 
 def softmax(scores, temperature):

@@ -45,7 +45,7 @@ class ImageAcrossViews(Aligner):
         i = torch.cat([s * b + item for s, _ in pairs])
         j = torch.cat([t * b + item for _, t in pairs])
         weight = torch.full(i.shape, 1 / len(i), device=device)
-        return Pairs(student.image.rows, teacher.image.rows, i, j, weight, teacher.image.ids)
+        return Pairs(student.image, teacher.image, i, j, weight)
 
     def _pairs(self, here: int, there: int) -> bool:
         return self.sources == "any" or (here == there) == (self.sources == "same")

@@ -9,7 +9,7 @@ import torch
 from sslkit.aligners.base import Aligner
 from sslkit.aligners.normalise import Scope, mass
 from sslkit.registry import register
-from sslkit.types import Pairs, Step
+from sslkit.types import Pairs, Rows, Step
 
 
 @register("aligners")
@@ -53,13 +53,13 @@ class RegionAcrossImages(Aligner):
         n, device = len(regions), regions.cluster.device
         row = torch.arange(n, device=device)
         i = torch.cat([n + row, row])  # view 1 predicts what view 0 found, and the other way round
+        own = regions.teacher
         return Pairs(
-            prediction=regions.student.rows,
-            target=matches.rows.flatten(0, 1),
+            prediction=regions.student,
+            target=Rows(matches.rows.flatten(0, 1), own.view, own.item, matches.ids.flatten(), own.weight),
             i=i,
             j=torch.arange(2 * n, device=device),
             weight=self._normalised(matches.weight).flatten(),
-            owner=matches.ids.flatten(),
         )
 
     def _normalised(self, weight: torch.Tensor) -> torch.Tensor:

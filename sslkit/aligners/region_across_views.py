@@ -37,4 +37,4 @@ class RegionAcrossViews(Aligner):
         i = torch.cat([s * n + row for s, _ in pairs])
         j = torch.cat([t * n + row for _, t in pairs])
         weight = over(regions.student.weight[i], self.scope)
-        return Pairs(regions.student.rows, regions.teacher.rows, i, j, weight, regions.teacher.ids)
+        return Pairs(regions.student, regions.teacher, i, j, weight)

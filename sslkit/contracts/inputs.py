@@ -186,6 +186,7 @@ def meaning(pairs: Pairs) -> Meaning:
     found: Meaning = {}
     for i, j, w in zip(pairs.i.tolist(), pairs.j.tolist(), pairs.weight.tolist(), strict=True):
         if w:
-            key = tuple(pairs.prediction[i].tolist()), tuple(pairs.target[j].tolist()), int(pairs.owner[j])
+            here, there = pairs.prediction.rows[i], pairs.target.rows[j]
+            key = tuple(here.tolist()), tuple(there.tolist()), int(pairs.target.ids[j])
             found[key] = found.get(key, 0) + w
     return found

@@ -10,7 +10,7 @@ from torch import Tensor
 from sslkit.contracts.component import ComponentContract, assert_same_state, state_of
 from sslkit.contracts.inputs import blank, normal
 from sslkit.losses import Loss
-from sslkit.types import Pairs
+from sslkit.types import Pairs, Rows
 
 
 class LossContract(ComponentContract[Loss]):
@@ -26,8 +26,8 @@ class LossContract(ComponentContract[Loss]):
         """Predictions, targets and pairs with weights of their own."""
         draw = torch.Generator().manual_seed(0)
         i, j = (torch.randint(6, (9,), generator=draw) for _ in range(2))
-        nothing = torch.zeros(6, 0)
-        pairs = Pairs(nothing, nothing, i, j, torch.rand(9, generator=draw), torch.arange(6))
+        rows = Rows.of(torch.zeros(6, 0))
+        pairs = Pairs(rows, rows, i, j, torch.rand(9, generator=draw))
         return torch.randn(6, 8, generator=draw), torch.randn(6, 8, generator=draw), pairs
 
     def test_it_is_one_number(self) -> None:
@@ -51,7 +51,8 @@ class LossContract(ComponentContract[Loss]):
 
     def test_no_pairs_make_it_zero(self) -> None:
         nothing = torch.zeros(0, dtype=torch.long)
-        pairs = Pairs(torch.zeros(0, 0), torch.zeros(0, 0), nothing, nothing, torch.zeros(0), nothing)
+        nobody = Rows.of(torch.zeros(0, 0))
+        pairs = Pairs(Rows.of(torch.zeros(6, 0)), nobody, nothing, nothing, torch.zeros(0))
         assert self.component()(normal(6, 8), torch.zeros(0, 8), pairs) == 0
 
     def test_permuting_the_pairs_changes_nothing(self) -> None:
@@ -65,7 +66,8 @@ class LossContract(ComponentContract[Loss]):
         p, t, pairs = self.case()
         order = torch.tensor([4, 2, 0, 5, 1, 3])
         place = torch.argsort(order)
-        renumbered = replace(pairs, i=place[pairs.i], j=place[pairs.j], owner=pairs.owner[order])
+        i, j = place[pairs.i], place[pairs.j]
+        renumbered = replace(pairs, prediction=pairs.prediction.at(order), target=pairs.target.at(order), i=i, j=j)
         loss = self.component()
         torch.testing.assert_close(loss(p[order], t[order], renumbered), loss(p, t, pairs))
 

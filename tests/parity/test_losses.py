@@ -65,8 +65,8 @@ def losses_of(z, step):
     for name, term in terms(z).items():
         term.set_time(Time(step=z["epoch"], n_steps=100))
         pairs = term.aligner(step)
-        logits = pairs.target - z[f"center_{term.head}_before"]
-        made[name] = term.loss(pairs.prediction, logits, pairs) if term.is_on else torch.zeros(())
+        logits = pairs.target.rows - z[f"center_{term.head}_before"]
+        made[name] = term.loss(pairs.prediction.rows, logits, pairs) if term.is_on else torch.zeros(())
     return made
 
 
