@@ -119,6 +119,12 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
 
+def broadcast(x: Tensor) -> None:
+    """Make a tensor what it is on rank 0, in place."""
+    if world_size() > 1:
+        dist.broadcast(x, 0)
+
+
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace every gradient by its mean over ranks; a rank without one counts as zero; none anywhere stays none."""
     if world_size() == 1 or not parameters:
@@ -135,6 +141,5 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 def agree(module: nn.Module) -> None:
     """Give every rank the parameters and buffers of rank 0."""
-    if world_size() > 1:
-        for x in (*module.parameters(), *module.buffers()):
-            dist.broadcast(x.detach(), 0)
+    for x in (*module.parameters(), *module.buffers()):
+        broadcast(x.detach())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal, cast
 
 import torch
@@ -22,6 +24,7 @@ from sslkit.losses import Loss
 from sslkit.matchers import Matcher
 from sslkit.memories import Memory
 from sslkit.parameters import Natural, Share, Within
+from sslkit.partners import Partners
 from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time
 from sslkit.types import Batch, Features, Matches, Outcome, Pairs, Queries, Regions, Rows, Step, View
@@ -66,12 +69,19 @@ class Network(nn.Module):
         Raises:
             ValueError: no head has it.
         """
+        logits: Tensor = self._head(output)(rows, output)
+        return logits
+
+    def width(self, output: str) -> int:
+        """Of the rows that `project` makes."""
+        return self._head(output).widths[output]
+
+    def _head(self, output: str) -> Head:
         if output not in self.head_of:
             raise ValueError(
                 f"head={output!r} is not an output of the method's heads; they have: {', '.join(self.head_of)}"
             )
-        logits: Tensor = self.heads[self.head_of[output]](rows, output)
-        return logits
+        return self.heads[self.head_of[output]]
 
     def output_layers(self) -> Iterator[nn.Parameter]:
         """Parameters of the last layer of every head."""
@@ -85,44 +95,51 @@ class Search(Component):
 
     Args:
         level: the teacher's `"region"` rows or its `"image"` vectors.
+        output: of the teacher's heads, whose embeddings are compared and kept; rows of the backbone if left out, which
+            pass a head once they are found.
     """
 
     matcher: Matcher
     memory: Memory
 
-    def __init__(self, *, matcher: Matcher, memory: Memory, level: Literal["region", "image"] = "region"):
+    def __init__(
+        self,
+        *,
+        matcher: Matcher,
+        memory: Memory,
+        level: Literal["region", "image"] = "region",
+        output: str | None = None,
+    ):
         super().__init__()
-        self.level, self.matcher, self.memory = level, matcher, memory
+        self.level, self.output, self.matcher, self.memory = level, output, matcher, memory
 
-    def queries(self, batch: Batch, teacher: Features, regions: Regions | None) -> Queries:
-        n_planes = len(teacher.images)
+    def queries(self, batch: Batch, teacher: Network, seen: Features, regions: Regions | None) -> Queries:
+        """What the teacher made of this batch, in the space that is searched."""
+        queries = self._rows(batch, seen, regions)
+        if self.output is None:
+            return queries
+        rows = teacher.project(queries.rows.flatten(0, 1), self.output)
+        return replace(queries, rows=rows.unflatten(0, queries.rows.shape[:2]))
+
+    def _rows(self, batch: Batch, seen: Features, regions: Regions | None) -> Queries:
         if self.level == "image":
-            centre = torch.stack([v.box[:, :2] + v.box[:, 2:] / 2 for v in batch.global_views])
-            item = torch.arange(len(batch.index), device=batch.index.device)
-            rows = torch.stack(teacher.images)
-            return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)))
+            return Queries.of_images(batch, seen)
         if regions is None:
             raise ValueError("level='region' needs regions, but the method has no clusterer (Method.clusterer)")
         n = len(regions)
         return Queries(
-            rows=regions.teacher.rows.unflatten(0, (n_planes, n)),
+            rows=regions.teacher.rows.unflatten(0, (regions.n_views, n)),
             item=regions.teacher.item[:n],
             images=batch.index,
             place=regions.place,
             weight=regions.teacher.weight[:n],
         )
 
-    def forward(self, batch: Batch, teacher: Features, regions: Regions | None) -> Matches:
-        queries = self.queries(batch, teacher, regions)
+    def forward(self, queries: Queries) -> Matches:
         if len(queries.rows) != self.memory.n_planes:
             raise ValueError(f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)} global views")
         matches: Matches = self.matcher(queries, self.memory)
-        return matches
-
-    def update(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            step = outcome.step
-            self.memory.push(self.queries(step.batch, step.teacher, step.regions))
+        return replace(matches, output=self.output)
 
 
 @joint
@@ -130,6 +147,7 @@ class Term(Component):
     """One loss with its pairs, its head and its weight.
 
     Args:
+        head: output layer that both sides of a pair pass; None compares the backbone's rows as they are.
         weight: factor of the loss in the objective.
         start_epoch, start_step, start_fraction: before the latest of them (the last is a share of the run) the term is
             0 and costs nothing.
@@ -140,7 +158,7 @@ class Term(Component):
         *,
         aligner: Aligner,
         loss: Loss,
-        head: str,
+        head: str | None,
         weight: Scheduled = 1.0,
         start_epoch: Natural = 0,
         start_step: Natural = 0,
@@ -170,6 +188,7 @@ class Method(Component):
         terms: by name; the names stand in the log.
         clusterer: makes the regions, from the teacher's patch tokens of all global views together.
         searches: by name; aligners refer to them.
+        partners: draws, once per epoch, the images that views of source 1 show.
         momentum: of the teacher; 1 leaves it as it is.
         centering: for every output layer, or one for each by name.
         freeze_outputs_epochs: epochs before which the heads' last layers are not trained.
@@ -187,6 +206,7 @@ class Method(Component):
         terms: Mapping[str, Term],
         clusterer: Clusterer | None = None,
         searches: Mapping[str, Search] | None = None,
+        partners: Partners | None = None,
         momentum: Annotated[Scheduled, Within(0, 1)] | None = None,
         centering: Centering | Mapping[str, Centering] | None = None,
         freeze_outputs_epochs: Natural = 0,
@@ -202,11 +222,17 @@ class Method(Component):
         self.student = Network(backbone, heads)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.teacher.backbone.without_drop_path()
+        for head in self.teacher.heads:
+            head.without_predictor()
         self.clusterer = clusterer
         self.terms = cast(Mapping[str, Term], nn.ModuleDict(terms))
         self.searches = cast(Mapping[str, Search], nn.ModuleDict(searches or {}))
         for search in self.searches.values():
-            search.memory.build(n_per_image=self._n_per_image(search), dim=backbone.dim)
+            dim = backbone.dim if search.output is None else self.student.width(search.output)
+            search.memory.build(n_per_image=self._n_per_image(search), dim=dim)
+        self.partners = partners
+        if partners is not None:
+            partners.memory.build(n_per_image=1, dim=backbone.dim)
         made = self._centerings(centering or Mean())
         self.centerings = cast(Mapping[str, Centering], nn.ModuleDict(made))
         if static_shapes and any(_has_batch_norm(head) for head in heads):
@@ -227,7 +253,7 @@ class Method(Component):
     def _centerings(self, given: Centering | Mapping[str, Centering]) -> dict[str, Centering]:
         made = {}
         for head in self.student.heads:
-            for name, n_prototypes in head.n_prototypes.items():
+            for name, n_prototypes in head.widths.items() if head.scores else ():
                 if isinstance(given, Mapping) and name not in given:
                     raise ValueError(
                         f"centering has no entry for the output layer {name!r}; it has: {', '.join(given)}"
@@ -235,6 +261,17 @@ class Method(Component):
                 made[name] = copy.deepcopy(given[name] if isinstance(given, Mapping) else given)
                 made[name].build(n_prototypes)
         return made
+
+    def make_room(self, n_images: int, folder: Path | None = None) -> None:
+        """Make the tables that have a row for each image of the data set; called once, before the first step.
+
+        Args:
+            folder: where the history that is too large for a checkpoint is kept; in memory if left out.
+        """
+        for name, search in self.searches.items():
+            search.memory.make_room(n_images, None if folder is None else folder / name)
+        if self.partners is not None:
+            self.partners.make_room(n_images, folder)
 
     def set_time(self, time: Time) -> None:
         super().set_time(time)
@@ -252,13 +289,18 @@ class Method(Component):
         on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
         pairs = {name: self._pairs(name, term, step) for name, term in on.items()}
         with torch.no_grad():
-            targets = _project(self.teacher, [(pairs[name].target.rows, term.head) for name, term in on.items()])
+            targets = _project(
+                self.teacher, [(pairs[name].target.rows, term.head, pairs[name].output) for name, term in on.items()]
+            )
             own = self._own_targets(step, targets, {term.head: pairs[name] for name, term in on.items()})
             offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
-        predictions = _project(self.student, [(pairs[name].prediction.rows, term.head) for name, term in on.items()])
+        predictions = _project(
+            self.student, [(pairs[name].prediction.rows, term.head, None) for name, term in on.items()]
+        )
         losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
         for name, term in on.items():
-            target = targets[id(pairs[name].target.rows), term.head] - offsets[term.head]
+            target = targets[id(pairs[name].target.rows), term.head]
+            target = target - offsets[term.head] if term.head in offsets else target
             prediction = predictions[id(pairs[name].prediction.rows), term.head]
             losses[name] = term.weight * term.loss(prediction, target, pairs[name])
         return Outcome(losses, step, own, offsets)
@@ -269,8 +311,10 @@ class Method(Component):
         with torch.no_grad():
             teacher: Features = self.teacher(batch.global_views, batch.index)
         regions = None if self.clusterer is None else self.regions(batch, student, teacher, seeds)
-        matches = {name: search(batch, teacher, regions) for name, search in self.searches.items()}
-        return Step(batch, student, teacher, regions, matches)
+        with torch.no_grad():
+            asked = {name: s.queries(batch, self.teacher, teacher, regions) for name, s in self.searches.items()}
+        matches = {name: search(asked[name]) for name, search in self.searches.items()}
+        return Step(batch, student, teacher, regions, matches, asked)
 
     def regions(
         self, batch: Batch, student: Features, teacher: Features, seeds: Int[Tensor, "b k"] | None = None
@@ -323,15 +367,22 @@ class Method(Component):
             pairs: Pairs = term.aligner(step)
         except ValueError as error:
             raise ValueError(f"term {name!r}: {error}") from error
+        if pairs.output not in (None, term.head):
+            raise ValueError(
+                f"term {name!r}: what its search finds are embeddings of {pairs.output!r} (Search.output), but they "
+                f"are compared with head={term.head!r}"
+            )
         return pairs if self.static_shapes or step.batch.index.is_meta else pairs.without_idle_targets()
 
     def _own_targets(
-        self, step: Step, targets: Mapping[tuple[int, str], Tensor], pairs: Mapping[str, Pairs]
+        self, step: Step, targets: Mapping[tuple[int, str | None], Tensor], pairs: Mapping[str | None, Pairs]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Raw teacher logits of this batch's own rows for each head; of those asked for where none are its own."""
+        """Raw teacher scores of this batch's own rows for each head; of those asked for where none are its own."""
         own = {id(rows.rows): rows.weight for rows in _rows_of(step)}
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for head, some in pairs.items():
+            if head is None or head not in self.centerings:
+                continue
             mine = [(logits, own[key]) for (key, name), logits in targets.items() if name == head and key in own]
             if not mine:
                 used = some.weight.new_zeros(len(some.target)).index_add(0, some.j, some.weight).ne(0)
@@ -344,14 +395,18 @@ class Method(Component):
     @torch.no_grad()
     def update(self, outcomes: list[Outcome]) -> None:
         """Move the teacher, the memories and the centres, once per optimiser step; nothing else writes state."""
-        for search in self.searches.values():
-            search.update(outcomes)
+        for name, search in self.searches.items():
+            for outcome in outcomes:
+                search.memory.push(outcome.step.queries[name])
+        if self.partners is not None:
+            self.partners.update(outcomes)
         for name, centering in self.centerings.items():
             seen = [outcome.targets[name] for outcome in outcomes if name in outcome.targets]
             if seen:
                 centering.move(torch.cat([x for x, _ in seen]), torch.cat([w for _, w in seen]))
-        for mean, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            mean.mul_(self.momentum).add_((1 - self.momentum) * new)
+        trained = dict(self.student.named_parameters())
+        for name, mean in self.teacher.named_parameters():
+            mean.mul_(self.momentum).add_((1 - self.momentum) * trained[name])
 
     def drop_frozen_gradients(self) -> None:
         """Forget the gradients of the heads' last layers while these are frozen."""
@@ -360,14 +415,20 @@ class Method(Component):
                 parameter.grad = None
 
 
-def _project(network: Network, asked: Sequence[tuple[Tensor, str]]) -> dict[tuple[int, str], Tensor]:
-    """Logits by (id of the rows, output layer): each output layer sees all its rows of the step once and together.
+def _project(
+    network: Network, asked: Sequence[tuple[Tensor, str | None, str | None]]
+) -> dict[tuple[int, str | None], Tensor]:
+    """What a head makes of rows, by (id of the rows, its output): each output sees all its rows of the step together.
 
-    Together, because BatchNorm in a head would otherwise measure a few matched rows by statistics of their own.
+    Together, because BatchNorm in a head would otherwise measure a few matched rows by statistics of their own. Asked
+    for are (rows, output wanted, output that they come from already); where none is wanted, rows stay as they are.
     """
-    made = {}
-    for output in dict.fromkeys(output for _, output in asked):
-        distinct = list({id(rows): rows for rows, name in asked if name == output}.values())
+    made: dict[tuple[int, str | None], Tensor] = {
+        (id(rows), output): rows for rows, output, reached in asked if output == reached
+    }
+    wanted = [(rows, output) for rows, output, reached in asked if output is not None and output != reached]
+    for output in dict.fromkeys(output for _, output in wanted):
+        distinct = list({id(rows): rows for rows, name in wanted if name == output}.values())
         logits = network.project(distinct[0] if len(distinct) == 1 else torch.cat(distinct), output)
         for rows, part in zip(distinct, logits.split([len(rows) for rows in distinct]), strict=True):
             made[id(rows), output] = part

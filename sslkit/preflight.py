@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from sslkit.augmenters import Augmenter
 from sslkit.config import Config
 from sslkit.config.build import FAILED, Builder
 from sslkit.config.problem import Problem
@@ -21,7 +22,7 @@ from sslkit.optimizer import Optimizer
 from sslkit.parameters import Within, asks_for_folder, range_of
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
-from sslkit.train import Plan, plan
+from sslkit.train import Plan, plan, refuse_sources
 from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels
@@ -78,9 +79,12 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
         problems += found
     if method is not None and built["optimizer"] is not None:
         problems += _optimizer(settings, built["optimizer"], method)
+    if method is not None:
+        with torch.device("meta"):
+            method.make_room(length.per_epoch * length.step_size if length else 256)
     problems += _schedules(settings, length, {problem.binding for problem in builder.problems})
     if method is not None and built["augmenter"] is not None:
-        views = _views(settings, built["augmenter"])
+        views = _views(settings, method, built["augmenter"])
         if isinstance(views, tuple):
             views = _together(settings, train, method, views) or views
         problems += views if isinstance(views, list) else _step(settings, method, views, length, bool(problems))
@@ -214,9 +218,10 @@ def _moments(run: Plan) -> list[int]:
     return sorted(spread | starts | {step - 1 for step in starts if step})
 
 
-def _views(settings: Config, augmenter: Callable[..., list[View]]) -> list[Problem] | tuple[list[View], int]:
+def _views(settings: Config, method: Method, augmenter: Augmenter) -> list[Problem] | tuple[list[View], int]:
     try:
-        return augmenter([Image.new("RGB", (64, 64))], Key(0, 0, 0)), augmenter.n_global  # type: ignore[attr-defined]
+        refuse_sources(method, augmenter)
+        return augmenter([Image.new("RGB", (64, 64))] * augmenter.n_sources, Key(0, 0, 0)), augmenter.n_global
     except Exception as error:
         return [_speaking_of(settings, error)]
 

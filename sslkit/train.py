@@ -7,6 +7,7 @@ import time as clock
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sslkit.monitors import gallery
 from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
 from sslkit.parameters import Count, Natural, Seed, parameters, refuse
+from sslkit.partners import Partners
 from sslkit.precision import Precision, autocast
 from sslkit.registry import entry
 from sslkit.schedules import Time
@@ -87,6 +89,8 @@ def train(
     where = device_of(device)
     length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
     n_steps, per_epoch, step_size = length.n_steps, length.per_epoch, length.step_size
+    refuse_sources(method, augmenter)
+    method.make_room(len(data), run_dir)
     method.to(where).train()
     distributed.agree(method)
     optimizer.build(method)
@@ -110,7 +114,7 @@ def train(
         if first:
             book.say(f"going on from step {first} of {n_steps}")
         if first == 0 and evaluations:
-            shown = _views(data, augmenter, seed, batch_size).global_views[0].pixels.to(where)
+            shown = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).global_views[0].pixels.to(where)
             untrained = with_statistics(method.teacher.backbone, shown)
             results = _evaluate(evaluations, untrained, where, book, 0, "random backbone")
         sampler = Sampler(
@@ -121,9 +125,13 @@ def train(
             n_batches=n_steps * accumulate,
             accumulate=accumulate,
         )
-        workers = usual_workers() if n_workers is None else n_workers
         stream = batches(
-            data, augmenter, sampler, n_global=augmenter.n_global, n_workers=workers, pin=where.type == "cuda"
+            data,
+            augmenter,
+            sampler,
+            n_workers=usual_workers() if n_workers is None else n_workers,
+            pin=where.type == "cuda",
+            partners=None if method.partners is None else partial(_partners, method.partners, run_dir, seed, per_epoch),
         )
         watch = _Watch(step_size)
         for step in range(first, n_steps):
@@ -209,12 +217,27 @@ def plan(
     if (n_epochs is None) == (n_steps is None):
         raise ConfigError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
     n_steps = n_steps if n_steps is not None else int(n_epochs or 0) * per_epoch
-    _refuse_idle_terms(method, n_steps, per_epoch)
+    _refuse_idle(method, n_steps, per_epoch)
     return Plan(n_steps, per_epoch, step_size)
 
 
-def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
-    """Refuse terms that the run ends before, and output layers that it never trains."""
+def refuse_sources(method: Method, augmenter: Augmenter) -> None:
+    """Refuse views of a partner where none is drawn, and partners that no view shows.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    n = augmenter.n_sources
+    if n > 2:
+        raise ConfigError(f"a view has source={n - 1}, but an item has an image (source=0) and its partner (source=1)")
+    if n == 2 and method.partners is None:
+        raise ConfigError("a view has source=1, the partner of an image, but the method draws none (Method.partners)")
+    if n == 1 and method.partners is not None:
+        raise ConfigError("the method draws partners (Method.partners), but no view shows one (Crop.source=1)")
+
+
+def _refuse_idle(method: Method, n_steps: int, per_epoch: int) -> None:
+    """Refuse terms and partners that the run ends before, and output layers that it never trains."""
     for name, term in method.terms.items():
         starts = term.first_step(n_steps, per_epoch)
         if starts >= n_steps:
@@ -223,6 +246,11 @@ def _refuse_idle_terms(method: Method, n_steps: int, per_epoch: int) -> None:
                 f"start_step={term.start_step}, start_fraction={term.start_fraction}, {per_epoch} steps an epoch), "
                 f"but the run has {n_steps} steps: take more, or let it start earlier"
             )
+    if method.partners is not None and method.partners.start_epoch * per_epoch >= n_steps:
+        raise ConfigError(
+            f"partners would be drawn from start_epoch={method.partners.start_epoch} on (the memory's "
+            f"window={method.partners.memory.window} if left out), but the run has {n_steps} steps, {per_epoch} an epoch"
+        )
     if method.freeze_outputs_epochs * per_epoch >= n_steps:
         raise ConfigError(
             f"freeze_outputs_epochs={method.freeze_outputs_epochs} of {per_epoch} steps, but the run has {n_steps}"
@@ -276,9 +304,10 @@ def device_of(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def _views(data: Images, augmenter: Augmenter, seed: int, n: int) -> Batch:
-    """Views of the first `n` images."""
-    return Views(data, augmenter, seed, augmenter.n_global).__getitems__([(0, i) for i in range(min(n, len(data)))])
+def _partners(partners: Partners, run_dir: Path, seed: int, per_epoch: int, epoch: int) -> torch.Tensor:
+    """The partner of every image in an epoch; history is kept for every checkpoint that the run may go on from."""
+    kept = checkpoint.steps(run_dir)
+    return partners.draw(epoch, seed=seed, needed=kept[0] // per_epoch if kept else 0)
 
 
 def _evaluate(
@@ -328,7 +357,8 @@ def _refuse_not_finite(
 def _plain(batch: Batch) -> dict[str, Any]:
     """A batch as tensors and numbers, which any torch can read."""
     views = [(v.pixels, v.box, v.flip, v.size, v.source) for v in batch.views]
-    return {"views": views, "n_global": batch.n_global, "index": batch.index, "epoch": batch.epoch, "seed": batch.seed}
+    named = {name: getattr(batch, name) for name in ("n_global", "index", "epoch", "seed", "partner", "label")}
+    return {"views": views, **named}
 
 
 def _record(time: Time, method: Method, optimizer: Optimizer, outcomes: list[Outcome], norm: float) -> dict[str, float]:

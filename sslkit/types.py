@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -78,16 +78,23 @@ class Batch:
     index: Int[Tensor, " b"]
     epoch: int = 0
     seed: int = 0
+    partner: Int[Tensor, " b"] | None = None  # image that views of source 1 show, where a method draws partners
+    label: Int[Tensor, " b"] | None = None  # -1 where an image has none; watched only, never trained on
 
     @property
     def global_views(self) -> tuple[View, ...]:
         return self.views[: self.n_global]
 
     def to(self, device: torch.device | str) -> Batch:
-        return replace(self, views=tuple(v.to(device) for v in self.views), index=self.index.to(device))
+        return self._each(lambda x: x.to(device, non_blocking=True), tuple(v.to(device) for v in self.views))
 
     def pin_memory(self) -> Batch:
-        return replace(self, views=tuple(v.pin_memory() for v in self.views), index=self.index.pin_memory())
+        return self._each(Tensor.pin_memory, tuple(v.pin_memory() for v in self.views))
+
+    def _each(self, change: Callable[[Tensor], Tensor], views: tuple[View, ...]) -> Batch:
+        partner = None if self.partner is None else change(self.partner)
+        label = None if self.label is None else change(self.label)
+        return replace(self, views=views, index=change(self.index), partner=partner, label=label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +204,14 @@ class Queries:
             weight=rows.new_ones(n),
         )
 
+    @staticmethod
+    def of_images(batch: Batch, features: Features) -> Queries:
+        """The vector of every image, a plane for each view."""
+        rows = torch.stack(features.images)
+        centre = torch.stack([v.box[:, :2] + v.box[:, 2:] / 2 for v in batch.views[: len(rows)]])
+        item = torch.arange(len(batch.index), device=batch.index.device)
+        return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)))
+
     def dropping_idle(self) -> Queries:
         """The same queries without those of weight 0."""
         keep = self.weight != 0
@@ -214,6 +229,7 @@ class Matches:
     rows: Float[Tensor, "p q d"]
     ids: Int[Tensor, "p q"]  # image of each entry found, -1 where the memory was empty
     place: Float[Tensor, "p q 2"]
+    output: str | None = None  # of the teacher's heads, where rows are embeddings from it; None: of the backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +244,7 @@ class Pairs:
     i: Int[Tensor, " n"]
     j: Int[Tensor, " n"]
     weight: Float[Tensor, " n"]
+    output: str | None = None  # of the teacher's heads, where target rows are embeddings from it already
 
     @staticmethod
     def diagonal(n: int, weight: Sequence[float] | None = None) -> Pairs:
@@ -254,6 +271,7 @@ class Step:
     teacher: Features
     regions: Regions | None
     matches: Mapping[str, Matches]
+    queries: Mapping[str, Queries] = field(default_factory=dict)  # what each search asked; memories take them in
 
 
 @dataclass(frozen=True, eq=False)

@@ -236,7 +236,7 @@ CASES = [
         image/Term.head = 1
         """,
         """
-        mine.gin:2: image/Term.head = 1 does not fit its type, str
+        mine.gin:2: image/Term.head = 1 does not fit its type, str | None
         """,
     ),
     Case(

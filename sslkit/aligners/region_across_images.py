@@ -60,6 +60,7 @@ class RegionAcrossImages(Aligner):
             i=i,
             j=torch.arange(2 * n, device=device),
             weight=self._normalised(matches.weight).flatten(),
+            output=matches.output,
         )
 
     def _normalised(self, weight: torch.Tensor) -> torch.Tensor:

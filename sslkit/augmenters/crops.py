@@ -196,12 +196,12 @@ class Crops(Augmenter):
             raise ValueError(f"global_crops={global_crops!r}, but both networks need at least one view")
         self.n_global = sum(kind.n for kind in global_crops)
         self.crops = tuple(kind for kind in (*global_crops, *local_crops) for _ in range(kind.n))  # one per view
+        self.n_sources = 1 + max(crop.source for crop in self.crops)
 
     def __call__(self, images: Sequence[Image.Image], key: Key) -> list[View]:
-        n_sources = 1 + max(crop.source for crop in self.crops)
-        if len(images) < n_sources:
-            raise ValueError(f"the item has {len(images)} images, but a Crop has source={n_sources - 1}")
-        sources = [levels(image) for image in images[:n_sources]]
+        if len(images) < self.n_sources:
+            raise ValueError(f"the item has {len(images)} images, but a Crop has source={self.n_sources - 1}")
+        sources = [levels(image) for image in images[: self.n_sources]]
         return [
             crop.render(sources[crop.source], crop.draw(images[crop.source].size, key, view))
             for view, crop in enumerate(self.crops)

@@ -53,9 +53,10 @@ def _steps(
     **_: Any,
 ) -> list[str]:
     length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
+    method.make_room(len(data))
     where = device_of(device)
     began = clock.monotonic()
-    batch = Views(data, augmenter, seed, augmenter.n_global).__getitems__([(0, i) for i in range(batch_size)]).to(where)
+    batch = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).to(where)
     loading = clock.monotonic() - began
     method.to(where).train()
     optimizer.build(method)

@@ -27,7 +27,7 @@ class HeadContract(ComponentContract[Head]):
         head = self.component()
         for output in head.names:
             scores = head(normal(3, DIM), output)
-            assert scores.shape == (3, head.n_prototypes[output])
+            assert scores.shape == (3, head.widths[output])
             assert scores.isfinite().all()
 
     def test_the_gradient_reaches_the_rows_and_the_parameters(self) -> None:

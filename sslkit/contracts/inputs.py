@@ -135,14 +135,21 @@ def step_of(
         ids=torch.randint(9, (n_global, b * k), generator=draw)[:, kept],
         place=normal(n_global, b * k, 2)[:, kept],
     )
+    of_images = Matches(
+        index=torch.randint(50, (n_global, b), generator=draw),
+        weight=torch.ones(n_global, b),
+        rows=normal(n_global, b, DIM),
+        ids=torch.randint(9, (n_global, b), generator=draw),
+        place=normal(n_global, b, 2),
+    )
     pixels = torch.zeros(b, 3, 1, 1)
     views = tuple(View(pixels, torch.zeros(b, 4), torch.zeros(b).bool(), torch.zeros(b, 2), s) for s in sources)
-    return Step(Batch(views, n_global, index), student, teacher, regions, {"objects": matches})
+    return Step(Batch(views, n_global, index), student, teacher, regions, {"objects": matches, "images": of_images})
 
 
 def permuted(step: Step, order: Tensor) -> Step:
     """The same step with its images in another order."""
-    regions, matches = step.regions, step.matches["objects"]
+    regions = step.regions
     assert regions is not None
     n, new_place = len(regions), torch.argsort(order)
     item = regions.student.item[:n]
@@ -154,6 +161,10 @@ def permuted(step: Step, order: Tensor) -> Step:
 
     def features(x: Features) -> Features:
         return replace(x, images=tuple(i[order] for i in x.images), index=x.index[order])
+
+    def matches(x: Matches, chosen: Tensor) -> Matches:
+        parts = {name: getattr(x, name)[:, chosen] for name in ("index", "weight", "rows", "ids", "place")}
+        return replace(x, **parts)
 
     return replace(
         step,
@@ -167,13 +178,8 @@ def permuted(step: Step, order: Tensor) -> Step:
             cluster=regions.cluster[chosen],
         ),
         matches={
-            "objects": replace(
-                matches,
-                index=matches.index[:, chosen],
-                weight=matches.weight[:, chosen],
-                rows=matches.rows[:, chosen],
-                ids=matches.ids[:, chosen],
-            )
+            "objects": matches(step.matches["objects"], chosen),
+            "images": matches(step.matches["images"], order),
         },
     )
 

@@ -66,7 +66,7 @@ class Prototypes(Head):
         if not outputs:
             raise ValueError("outputs={}, but it must have at least one output layer")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
-        self.n_prototypes = dict(outputs)
+        self.widths = dict(outputs)
         self.outputs = nn.ModuleDict(
             {name: WeightNorm(bottleneck, n, learn_magnitude=learn_magnitude) for name, n in outputs.items()}
         )

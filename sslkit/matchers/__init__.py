@@ -3,3 +3,4 @@
 from sslkit.matchers.base import Matcher as Matcher
 from sslkit.matchers.cycle import Cycle as Cycle
 from sslkit.matchers.nearest import Nearest as Nearest
+from sslkit.matchers.base import Chooser as Chooser

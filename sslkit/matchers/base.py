@@ -60,3 +60,16 @@ class Matcher(Component):
     def match(self, queries: Queries, memory: Memory) -> tuple[Int[Tensor, "p q"], Float[Tensor, "p q"]]:
         """Entry and weight for each plane and query."""
         raise NotImplementedError
+
+
+class Chooser(Matcher):
+    """Stand-in until the branch is merged."""
+
+    def choose(
+        self,
+        index: Int[Tensor, "n k"],
+        score: Float[Tensor, "n k"],
+        own: Int[Tensor, " n"],
+        chance: Float[Tensor, " n"],
+    ) -> Int[Tensor, " n"]:
+        raise NotImplementedError

@@ -26,7 +26,7 @@ def draw(run_dir: Path, method: Method, data: Images, augmenter: Augmenter) -> l
     device = next(method.parameters()).device
     n = min(N_IMAGES, len(data))
     views = Views(data, augmenter, seed=0, n_global=augmenter.n_global)
-    batch = views.__getitems__([(0, i * len(data) // n) for i in range(n)]).to(device)
+    batch = views.of(i * len(data) // n for i in range(n)).to(device)
     drawn = []
     with evaluating(method):
         step = method.look(batch)

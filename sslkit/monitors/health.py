@@ -29,6 +29,11 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
     | `health/accepted/SEARCH` | share of queries whose match is trusted | near 0 or near 1 |
     | `entries/SEARCH` | entries held | 0 after the first step |
     | `age/SEARCH` | mean steps since the entries found were pushed | |
+    | `health/std/image` | deviation of the unit image vectors over that of a uniform spread | near 0: all alike |
+    | `partners/self_first` | share of images that lead their own neighbours | near 0 |
+    | `partners/bootstrapped` | share of images whose partner is another one | near 0 or near 1 |
+    | `partners/neighbour_label` | share of nearest other images of the same label | falling |
+    | `partners/partner_label` | the same of the partners that are other images | falling |
     """
     step = outcome.step
     record: dict[str, float] = {}
@@ -43,6 +48,7 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
             record[f"health/teacher_entropy/{head}"] = (_entropy(q).mean() / math.log(q.shape[1])).item()
             record[f"health/prototype_use/{head}"] = (_entropy(q.mean(dim=0)) / math.log(q.shape[1])).item()
     record["health/rank/image"] = effective_rank(step.teacher.image.rows)
+    record["health/std/image"] = spread(step.teacher.image.rows)
     patches = step.teacher.patches[0]
     record["health/rank/patch"] = effective_rank(patches.flatten(0, 1)[:2048])
     positions = patch_positions(step.batch.views[0], step.teacher.grids[0])
@@ -56,7 +62,16 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
         found = matches.index[matches.index >= 0]
         if len(found):
             record[f"age/{name}"] = memory.ages(found).float().mean().item()
-    return record
+    return record | (method.partners.report if method.partners is not None else {})
+
+
+def spread(rows: Float[Tensor, "n d"]) -> float:
+    """Deviation of l2-normalised rows, averaged over dimensions, times sqrt(d): 1 is spread evenly, 0 is one point.
+
+    Source: SimSiam (arXiv:2011.10566), section 4.1.
+    """
+    unit = F.normalize(rows.float(), dim=1)
+    return float(unit.std(dim=0).mean().item() * math.sqrt(rows.shape[1]))
 
 
 def _entropy(p: Float[Tensor, "*n c"]) -> Float[Tensor, "*n"]:
