@@ -100,16 +100,20 @@ class Search(Component):
             centre = torch.stack([v.box[:, :2] + v.box[:, 2:] / 2 for v in batch.global_views])
             item = torch.arange(len(batch.index), device=batch.index.device)
             rows = torch.stack(teacher.images)
-            return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)))
+            chance = draws.uniform(batch.seed, batch.epoch, batch.index, n_planes, "match").T
+            return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)), chance)
         if regions is None:
             raise ValueError("level='region' needs regions, but the method has no clusterer (Method.clusterer)")
-        n = len(regions)
+        n, k = len(regions), regions.valid.shape[1]
+        item = regions.teacher.item[:n]
+        chance = draws.uniform(batch.seed, batch.epoch, batch.index, n_planes * k, "match").unflatten(1, (n_planes, k))
         return Queries(
             rows=regions.teacher.rows.unflatten(0, (n_planes, n)),
-            item=regions.teacher.item[:n],
+            item=item,
             images=batch.index,
             place=regions.place,
             weight=regions.teacher.weight[:n],
+            chance=chance[item, :, regions.cluster].T,
         )
 
     def forward(self, batch: Batch, teacher: Features, regions: Regions | None) -> Matches:
