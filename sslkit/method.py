@@ -123,16 +123,20 @@ class Search(Component):
 
     def _rows(self, batch: Batch, seen: Features, regions: Regions | None) -> Queries:
         if self.level == "image":
-            return Queries.of_images(batch, seen)
+            chance = draws.uniform(batch.seed, batch.epoch, batch.index, len(seen.images), "match").T
+            return replace(Queries.of_images(batch, seen), chance=chance)
         if regions is None:
             raise ValueError("level='region' needs regions, but the method has no clusterer (Method.clusterer)")
-        n = len(regions)
+        n_planes, n, k = regions.n_views, len(regions), regions.valid.shape[1]
+        item = regions.teacher.item[:n]
+        chance = draws.uniform(batch.seed, batch.epoch, batch.index, n_planes * k, "match").unflatten(1, (n_planes, k))
         return Queries(
-            rows=regions.teacher.rows.unflatten(0, (regions.n_views, n)),
-            item=regions.teacher.item[:n],
+            rows=regions.teacher.rows.unflatten(0, (n_planes, n)),
+            item=item,
             images=batch.index,
             place=regions.place,
             weight=regions.teacher.weight[:n],
+            chance=chance[item, :, regions.cluster].T,
         )
 
     def forward(self, queries: Queries) -> Matches:

@@ -68,6 +68,18 @@ def one_hot(labels: Int[Tensor, "*b n"], k: int) -> Float[Tensor, "*b n k"]:
     return torch.zeros(*labels.shape, k, device=labels.device).scatter_(-1, labels[..., None], 1.0)
 
 
+def draw(scores: Float[Tensor, "n k"], temperature: float, chance: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """A place in each row with the probabilities `softmax(scores / temperature)`: where their sum passes `chance`.
+
+    Chances are in [0, 1). Places of score -inf are never drawn; a row of nothing else gives place 0.
+    """
+    ahead = scores - scores.amax(
+        dim=1, keepdim=True
+    )  # before it is divided, so that a small temperature is no overflow
+    mass = (ahead / temperature).softmax(dim=1).cumsum(dim=1)
+    return (mass <= chance[:, None] * mass[:, -1:]).sum(dim=1)  # a mass that is NaN is not below anything
+
+
 def nearest(
     queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], weight: Float[Tensor, " m"] | None = None
 ) -> Int[Tensor, " q"]:

@@ -189,10 +189,11 @@ class Queries:
     images: Int[Tensor, " b"]  # the images that were asked, also those without a query
     place: Float[Tensor, "p q 2"]  # mean (x, y) in source pixels
     weight: Float[Tensor, " q"]  # 0 for rows that only keep a shape static
+    chance: Float[Tensor, "p q"]  # uniform in [0, 1), for matchers that draw
 
     @staticmethod
     def of(rows: Float[Tensor, "p q d"], counts: Sequence[int] | None = None) -> Queries:
-        """Plain rows, one for each image, or `counts[i]` of them for image i."""
+        """Plain rows, one for each image, or `counts[i]` of them for image i; every chance is 0."""
         planes, n, _ = rows.shape
         counts_ = torch.tensor([1] * n if counts is None else list(counts), device=rows.device)
         images = torch.arange(len(counts_), device=rows.device)
@@ -202,6 +203,7 @@ class Queries:
             images=images,
             place=rows.new_zeros(planes, n, 2),
             weight=rows.new_ones(n),
+            chance=rows.new_zeros(planes, n),
         )
 
     @staticmethod
@@ -210,13 +212,18 @@ class Queries:
         rows = torch.stack(features.images)
         centre = torch.stack([v.box[:, :2] + v.box[:, 2:] / 2 for v in batch.views[: len(rows)]])
         item = torch.arange(len(batch.index), device=batch.index.device)
-        return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)))
+        return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)), rows.new_zeros(rows.shape[:2]))
 
     def dropping_idle(self) -> Queries:
         """The same queries without those of weight 0."""
         keep = self.weight != 0
         return replace(
-            self, rows=self.rows[:, keep], item=self.item[keep], place=self.place[:, keep], weight=self.weight[keep]
+            self,
+            rows=self.rows[:, keep],
+            item=self.item[keep],
+            place=self.place[:, keep],
+            weight=self.weight[keep],
+            chance=self.chance[:, keep],
         )
 
 

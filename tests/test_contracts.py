@@ -18,6 +18,7 @@ TINY = {
     "KMeans": dict(n_clusters=K),
     "Grid": dict(rows=2, columns=2),
     "Queue": dict(n_images=4, n_per_image=3, dim=DIM),
+    "Threshold": dict(least=0.2),
     "ImageAcrossImages": dict(search="images"),
     "RegionAcrossImages": dict(search="objects"),
     "Projector": dict(outputs={"image": 6, "region": 3}, hidden=8, end_norm="plain", predictor_hidden=7),

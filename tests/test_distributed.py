@@ -14,7 +14,7 @@ from sslkit.aligners import RegionAcrossImages, RegionAcrossViews
 from sslkit.centerings import Balance, Mean
 from sslkit.clusterers import Grid
 from sslkit.losses import Distillation
-from sslkit.matchers import Cycle, Nearest
+from sslkit.matchers import Adaptive, Cycle, Nearest
 from sslkit.memories import Queue
 from sslkit.method import Search, Term
 from tests.test_method import assert_close, batch_of, method_of, taken, terms_of
@@ -48,6 +48,7 @@ def cases():
         "small queue": dict(searches=searches(n_images=4)),
         "rank": dict(searches=searches(), terms=terms_of(("image",)) | scoped("rank")),
         "cycle": dict(searches=searches(Cycle())),
+        "drawn": dict(searches=searches(Adaptive(temperature=0.3))),
         "empty": dict(searches=searches(), clusterer=Grid(1, 2), centering=Balance()),
     }
 
@@ -148,7 +149,7 @@ def mean_losses(ranks, case, at):
     return {name: sum(losses[name] for losses in each) / WORLD for name in each[0]}
 
 
-SAME = ["mean", "balance", "static", "pooled", "small queue", "empty"]
+SAME = ["mean", "balance", "static", "pooled", "small queue", "drawn", "empty"]
 
 
 @pytest.mark.parametrize("case", SAME)

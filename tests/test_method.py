@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sslkit import draws
 from sslkit.aligners import ImageAcrossViews, RegionAcrossImages, RegionAcrossViews
 from sslkit.augmenters import Crop, Crops
 from sslkit.backbones.base import Backbone
@@ -530,6 +531,39 @@ def test_an_image_level_search_needs_no_clusterer():
     step(method, [batch_of()], lr=0.0)
     matches = method(batch_of()).step.matches["images"]
     assert torch.equal(matches.ids, torch.arange(4).expand(2, -1))
+
+
+def slow_chances(batch, regions, n_planes=2):
+    """The chance of each region by the definition: an image draws for each of its planes, then for each cluster."""
+    n = len(regions)
+    made = torch.zeros(n_planes, n)
+    for r in range(n):
+        image = batch.index[regions.teacher.item[r]]
+        drawn = draws.uniform(batch.seed, batch.epoch, image[None], n_planes * K, "match")[0]
+        for plane in range(n_planes):
+            made[plane, r] = drawn[plane * K + regions.cluster[r]]
+    return made
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_regions_draw_by_their_image_and_cluster_in_any_company(static):
+    method, batch = method_of(static_shapes=static), replace(batch_of(b=6), seed=3)
+    order = torch.tensor([4, 1, 2])
+    for some in (batch, taken(batch, order), replace(batch, epoch=1), replace(batch, seed=4)):
+        step = method.look(some)
+        chance = method.searches["objects"].queries(some, step.teacher, step.regions).chance
+        assert torch.equal(chance, slow_chances(some, step.regions))
+        assert len(chance.unique()) == chance.numel()
+
+
+def test_images_draw_by_themselves_and_their_plane():
+    search = Search(matcher=Nearest(), memory=Queue(8), level="image")
+    method = method_of(terms=terms_of(("image",)), clusterer=None, searches={"images": search})
+    batch = batch_of(epoch=2)
+    chance = search.queries(batch, method.look(batch).teacher, None).chance
+    for image in range(4):
+        assert torch.equal(chance[:, image], draws.uniform(0, 2, torch.tensor([image]), 2, "match")[0])
+    assert len(chance.unique()) == chance.numel()
 
 
 # without values

@@ -135,3 +135,29 @@ def test_nearest_of_no_queries_is_nothing():
 def test_nearest_takes_half_precision_and_compares_in_float32():
     bank = torch.tensor([[1.0, 0.0], [1.0, 0.001]]).half()
     assert ops.nearest(torch.tensor([[1.0, 0.001]]).half(), bank).tolist() == [1]
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 30.0])
+def test_places_are_drawn_as_often_as_their_softmax_says(temperature):
+    n, scores = 4096, torch.tensor([0.3, -torch.inf, 0.9, 0.1, -torch.inf])
+    place = ops.draw(scores.expand(n, -1), temperature, (torch.arange(n) + 0.5) / n)
+    share = torch.bincount(place, minlength=5) / n
+    torch.testing.assert_close(share, (scores / temperature).softmax(dim=0), rtol=0, atol=1 / n)
+    assert (place.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_of_the_range_draw_the_first_and_the_last_place_that_can_be_drawn(dtype):
+    scores = torch.tensor([[-torch.inf, 0.2, 0.1, -torch.inf]], dtype=dtype)
+    last = torch.nextafter(torch.tensor([1.0]), torch.zeros(1))
+    assert ops.draw(scores, 1.0, torch.zeros(1)).tolist() == [1]
+    assert ops.draw(scores, 1.0, last).tolist() == [2]
+
+
+def test_where_nothing_can_be_drawn_the_first_place_comes_out():
+    assert ops.draw(torch.full((2, 3), -torch.inf), 0.1, torch.tensor([0.0, 0.9])).tolist() == [0, 0]
+
+
+def test_a_temperature_near_zero_draws_the_largest_score():
+    scores = randn(50, 6)
+    assert torch.equal(ops.draw(scores, 1e-30, torch.rand(50)), scores.argmax(dim=1))

@@ -63,12 +63,13 @@ def images(
 def push_of(
     counts: Sequence[int], *, draw: torch.Generator, first_image: int = 0, n_planes: int = 2, dim: int = DIM
 ) -> Queries:
-    """Random rows, alike in all planes, and places: `counts[i]` of them for image `first_image + i`."""
+    """Random rows, alike in all planes, places and chances: `counts[i]` of them for image `first_image + i`."""
     n = sum(counts)
     rows = torch.randn(n, dim, generator=draw) + 0.7 * torch.randn(n_planes, n, dim, generator=draw)
     queries = Queries.of(rows, counts)
     place = 100 * torch.rand(n_planes, n, 2, generator=draw)
-    return replace(queries, place=place, images=queries.images + first_image)
+    chance = torch.rand(n_planes, n, generator=draw)
+    return replace(queries, place=place, chance=chance, images=queries.images + first_image)
 
 
 def pushed(memory: Memory) -> Memory:

@@ -62,6 +62,15 @@ class MatcherContract(ComponentContract[Matcher]):
         matches = self.component()(replace(self.queries(), weight=weight), pushed(queue()))
         assert ((matches.weight >= 0) & (matches.weight <= weight)).all()
 
+    def test_the_chances_of_the_queries_alone_decide_what_is_drawn(self) -> None:
+        memory, made = pushed(queue()), []
+        for seed in (0, 1):
+            matcher = self.component()
+            torch.manual_seed(seed)
+            made.append(matcher(self.queries(), memory))
+        assert torch.equal(made[0].index, made[1].index)
+        assert torch.equal(made[0].weight, made[1].weight)
+
     def test_no_gradient_passes(self) -> None:
         queries = self.queries()
         matches = self.component()(replace(queries, rows=queries.rows.requires_grad_()), pushed(queue()))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sslkit import precision
+from sslkit import ops, precision
 from sslkit.component import Component
 from sslkit.types import Matches, Queries
 
@@ -61,15 +61,24 @@ class Matcher(Component):
         """Entry and weight for each plane and query."""
         raise NotImplementedError
 
+    def other_plane(self, queries: Queries, plane: int) -> int:
+        """The plane that is not this one.
 
-class Chooser(Matcher):
-    """Stand-in until the branch is merged."""
+        Raises:
+            ValueError: there are not two.
+        """
+        if len(queries.rows) != 2:
+            raise ValueError(
+                f"{type(self).__name__} goes between two planes, but the queries have {len(queries.rows)} (two global "
+                f"views give two)"
+            )
+        return 1 - plane
 
-    def choose(
-        self,
-        index: Int[Tensor, "n k"],
-        score: Float[Tensor, "n k"],
-        own: Int[Tensor, " n"],
-        chance: Float[Tensor, " n"],
-    ) -> Int[Tensor, " n"]:
-        raise NotImplementedError
+
+def lead_back(index: Int[Tensor, "q k"], queries: Queries, memory: Memory, *, plane: int) -> Bool[Tensor, "q k"]:
+    """Which entries found by each query have, by their rows in that plane, none of this rank's queries nearer than it.
+
+    Index -1 is no entry, and leads nowhere.
+    """
+    back = ops.nearest(memory.rows(index, plane=plane).flatten(0, 1), queries.rows[plane], queries.weight)
+    return (back.view(index.shape) == torch.arange(len(index), device=index.device)[:, None]) & (index >= 0)

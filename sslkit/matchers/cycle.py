@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sslkit import ops
-from sslkit.matchers.base import Matcher, Memory
+from sslkit.matchers.base import Matcher, Memory, lead_back
 from sslkit.registry import register
 from sslkit.types import Queries
 
@@ -23,13 +22,10 @@ class Cycle(Matcher):
     """
 
     def match(self, queries: Queries, memory: Memory) -> tuple[Int[Tensor, "p q"], Float[Tensor, "p q"]]:
-        planes = queries.rows.shape[0]
-        if planes != 2:
-            raise ValueError(f"a cycle runs over two planes, but the queries have {planes} (two global views give two)")
         index, weight = [], []
-        for here, there in ((0, 1), (1, 0)):
-            found = memory.search(queries.rows[here], plane=here).index[:, 0]
-            back = ops.nearest(memory.rows(found, plane=there), queries.rows[there], queries.weight)
-            index.append(found)
-            weight.append((back == torch.arange(len(back), device=back.device)).float())
+        for here, rows in enumerate(queries.rows):
+            found = memory.search(rows, plane=here).index
+            index.append(found[:, 0])
+            back = lead_back(found, queries, memory, plane=self.other_plane(queries, here))
+            weight.append(back[:, 0].float())
         return torch.stack(index), torch.stack(weight)

@@ -6,18 +6,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sslkit.matchers.base import Matcher, Memory
+from sslkit.matchers.chooser import Chooser, others
 from sslkit.registry import register
-from sslkit.types import Queries
 
 
 @register("matchers")
-class Nearest(Matcher):
+class Nearest(Chooser):
     """The entry of largest cosine similarity in the query's own plane, with weight 1.
+
+    As a partner it is the best candidate other than the image itself, whatever its score: self-distillation collapses
+    or degrades with such partners, contrastive losses do not.
 
     Source: NNCLR (arXiv:2104.14548).
     """
 
-    def match(self, queries: Queries, memory: Memory) -> tuple[Int[Tensor, "p q"], Float[Tensor, "p q"]]:
-        index = torch.stack([memory.search(rows, plane=p).index[:, 0] for p, rows in enumerate(queries.rows)])
-        return index, torch.ones(index.shape, device=index.device)
+    def choose(
+        self,
+        index: Int[Tensor, "n k"],
+        score: Float[Tensor, "n k"],
+        own: Int[Tensor, " n"],
+        chance: Float[Tensor, " n"],
+    ) -> Int[Tensor, " n"]:
+        best = others(index, score, own)[0][:, 0]
+        return torch.where(best >= 0, best, own)

@@ -1,8 +1,9 @@
 """The object queue and the cycle-consistent matcher against the authors' program, over consecutive steps."""
 
+import pytest
 import torch
 
-from sslkit.matchers import Cycle
+from sslkit.matchers import Cycle, SampledCycle
 from sslkit.memories import Queue
 from sslkit.types import Queries
 
@@ -20,13 +21,14 @@ def n_steps(z):
     return sum(name.endswith("_bank_after") for name in z)
 
 
-def test_neighbours_and_accepted_matches_are_the_authors(matching):
+@pytest.mark.parametrize("matcher", [Cycle(), SampledCycle(n_candidates=1)], ids=["cycle", "sampled from one"])
+def test_neighbours_and_accepted_matches_are_the_authors(matching, matcher):
     z, queue = matching, filled(matching)
     for s in range(n_steps(z)):
         queries = Queries.of(
             torch.stack([z[f"step{s}_objects_view1"], z[f"step{s}_objects_view2"]]), z[f"step{s}_counts"].tolist()
         )
-        matches = Cycle()(queries, queue)
+        matches = matcher(queries, queue)
         for plane in (0, 1):
             found = z[f"step{s}_neighbours_from_view{plane + 1}"]
             assert torch.equal(matches.rows[plane], found[plane])

@@ -1,0 +1,45 @@
+"""One of the similar entries that lead back."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sslkit import ops
+from sslkit.matchers.base import Matcher, Memory, lead_back
+from sslkit.parameters import Count, Positive
+from sslkit.registry import register
+from sslkit.types import Queries
+
+
+@register("matchers")
+class SampledCycle(Matcher):
+    """A draw from those of the nearest entries in the query's plane whose other plane leads back to the query.
+
+        p(e | q) = softmax_e( similarity_qe / temperature )    over the e that lead back, of the n_candidates nearest
+
+    The match has weight 1; a query none of whose entries leads back matches the nearest with weight 0. Each entry is
+    tested as by `Cycle`, which this is with `n_candidates=1`.
+
+    Args:
+        n_candidates: entries tested for each query, so as many reverse searches.
+        temperature: divides cosine similarities; towards 0 the most similar of the consistent entries is drawn.
+
+    Source: joins the cycle of CrIBo (arXiv:2310.07855) with the draw of AdaSim (arXiv:2303.13606).
+    """
+
+    def __init__(self, *, n_candidates: Count = 5, temperature: Positive = 0.1):
+        super().__init__()
+        self.n_candidates, self.temperature = n_candidates, temperature
+
+    def match(self, queries: Queries, memory: Memory) -> tuple[Int[Tensor, "p q"], Float[Tensor, "p q"]]:
+        index, weight = [], []
+        for here, rows in enumerate(queries.rows):
+            found = memory.search(rows, plane=here, k=self.n_candidates)
+            back = lead_back(found.index, queries, memory, plane=self.other_plane(queries, here))
+            score = found.similarity.masked_fill(~back, -torch.inf)
+            drawn = ops.draw(score, self.temperature, queries.chance[here])
+            index.append(found.index.gather(1, drawn[:, None])[:, 0])
+            weight.append(back.any(dim=1).float())
+        return torch.stack(index), torch.stack(weight)
