@@ -42,6 +42,7 @@ def method_of(run: Path, settings: Config) -> tuple[int, Method]:
     step, state = found
     method: Method = settings.part("train", "method")
     try:
+        method.make_room(state["identity"]["n_images"], run)
         method.load_state_dict(state["method"])
     except (RuntimeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
