@@ -114,7 +114,7 @@ class Search(Component):
 
     def forward(self, batch: Batch, teacher: Features, regions: Regions | None) -> Matches:
         queries = self.queries(batch, teacher, regions)
-        if len(queries.rows) != self.memory.n_planes:
+        if self.memory.n_planes not in (None, len(queries.rows)):
             raise ValueError(f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)} global views")
         matches: Matches = self.matcher(queries, self.memory)
         return matches
