@@ -140,7 +140,7 @@ class Search(Component):
         )
 
     def forward(self, queries: Queries) -> Matches:
-        if len(queries.rows) != self.memory.n_planes:
+        if self.memory.n_planes not in (None, len(queries.rows)):
             raise ValueError(f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)} global views")
         matches: Matches = self.matcher(queries, self.memory)
         return replace(matches, output=self.output)

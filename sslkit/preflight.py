@@ -233,7 +233,7 @@ def _together(settings: Config, train: Node, method: Method, seen: tuple[list[Vi
     crops = augmenter.arguments["global_crops"] if isinstance(augmenter, Node) else Argument(None)
     problems = []
     for name, search in method.searches.items():
-        if search.memory.n_planes != n_global:
+        if search.memory.n_planes not in (None, n_global):
             wrong = (
                 f"{n_global} global views, but the memory of the search {name!r} has n_planes={search.memory.n_planes}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 from PIL import Image
 
 import sslkit.components  # noqa: F401  fills the registry
@@ -20,6 +21,7 @@ TINY = {
     "Queue": dict(n_images=4, n_per_image=3, dim=DIM),
     "Threshold": dict(least=0.2),
     "ImageAcrossImages": dict(search="images"),
+    "PerImage": dict(n_images=100),
     "RegionAcrossImages": dict(search="objects"),
     "Projector": dict(outputs={"image": 6, "region": 3}, hidden=8, end_norm="plain", predictor_hidden=7),
     "Prototypes": dict(outputs={"image": 6, "region": 3}, dim=DIM, hidden=8, bottleneck=4),
@@ -73,7 +75,12 @@ def dense_retrieval(self):
     return components("evaluate")["DenseRetrieval"](train=train, val=val, n_classes=13, n_neighbours=3, image_size=32)
 
 
+def kept_of_the_first_view(self, queries, plane):
+    return F.normalize(queries.rows[0], dim=-1), queries.place[0]
+
+
 OWN = {
+    "PerImage": dict(n_per_image=1, planes=(0,), kept=kept_of_the_first_view),
     "Crops": dict(make=crops),
     "Crop": dict(views=views_of_a_crop, test_it_says_how_many_views_are_global=None),
     "ImageFolder": dict(make=image_folder),

@@ -86,7 +86,10 @@ def state_of(module: nn.Module) -> dict[str, Any]:
     return copy.deepcopy(module.state_dict())
 
 
-def assert_same_state(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def assert_same_state(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> None:
     assert before.keys() == after.keys()
     for name, x in before.items():
-        assert torch.equal(x, after[name]) if isinstance(x, torch.Tensor) else x == after[name], name
+        if isinstance(x, Mapping):
+            assert_same_state(x, after[name])
+        else:
+            assert torch.equal(x, after[name]) if isinstance(x, torch.Tensor) else x == after[name], name

@@ -72,11 +72,11 @@ def push_of(
     return replace(queries, place=place, chance=chance, images=queries.images + first_image)
 
 
-def pushed(memory: Memory) -> Memory:
+def pushed(memory: Memory, *, n_per_image: int = 3) -> Memory:
     """The memory after three pushes of up to three rows an image."""
     draw = drawing(0)
     for i, counts in enumerate(([3, 0, 2], [1, 3], [2, 2])):
-        memory.push(push_of(counts, draw=draw, first_image=10 * i))
+        memory.push(push_of([min(n, n_per_image) for n in counts], draw=draw, first_image=10 * i))
     return memory
 
 

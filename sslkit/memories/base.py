@@ -26,7 +26,7 @@ class Memory(Component):
     A memory is never handed out as one tensor: it may live on the device, in host memory or in an index.
     """
 
-    n_planes: int
+    n_planes: int | None  # None: it takes rows of any number of planes
 
     def build(self, *, n_per_image: int, dim: int) -> None:
         """Make room; called once, before the first push."""

@@ -47,6 +47,7 @@ class Queue(Memory):
     _ids: Int[Tensor, " capacity"]
     _born: Int[Tensor, " capacity"]
     _place: Float[Tensor, "p capacity 2"]
+    n_planes: int
 
     def __init__(
         self,
