@@ -30,6 +30,8 @@ TINY = {
         name="vit_tiny_patch16_224", options=dict(depth=1, embed_dim=24, num_heads=3, patch_size=8, img_size=32)
     ),
     "Crop": dict(size=32),
+    "Blocks": dict(patch_size=8),
+    "Random": dict(patch_size=8),
     "Scenes": dict(n_images=3, size=32),
 }
 
@@ -38,9 +40,9 @@ TINY = {
 
 
 def crops(self):
-    crop = components("augmenters")["Crop"]
+    crop, blocks = components("augmenters")["Crop"], components("maskings")["Blocks"]
     return components("augmenters")["Crops"](
-        global_crops=(crop(size=32), crop(size=32, source=1)), local_crops=(crop(size=16),)
+        global_crops=(crop(size=32, masking=blocks(8)), crop(size=32, source=1)), local_crops=(crop(size=16),)
     )
 
 
