@@ -27,7 +27,9 @@ TINY = {
     "Linear": dict(start=1.0, end=0.0),
     "Piecewise": dict(values={0: 1.0, 2: 0.5}),
     "Timm": dict(
-        name="vit_tiny_patch16_224", options=dict(depth=1, embed_dim=24, num_heads=3, patch_size=8, img_size=32)
+        name="vit_tiny_patch16_224",
+        options=dict(depth=1, embed_dim=24, num_heads=3, patch_size=8, img_size=32),
+        mask="token",
     ),
     "Crop": dict(size=32),
     "Blocks": dict(patch_size=8),
