@@ -19,7 +19,7 @@ TINY = {
     "Grid": dict(rows=2, columns=2),
     "Queue": dict(n_images=4, n_per_image=3, dim=DIM),
     "RegionAcrossImages": dict(search="objects"),
-    "Prototypes": dict(outputs={"image": 6, "region": 3}, dim=DIM, hidden=8, bottleneck=4),
+    "Prototypes": dict(outputs={"image": 6, "region": 3, "patch": "image"}, dim=DIM, hidden=8, bottleneck=4),
     "Constant": dict(value=0.5),
     "Cosine": dict(start=1.0, end=0.0, warmup_epochs=1),
     "Scaled": dict(value=0.5),
