@@ -249,14 +249,6 @@ class Pairs:
         final = torch.full((n,), 1 / n) if weight is None else torch.tensor(weight)
         return Pairs(rows, rows, index, index, final)
 
-    def without_idle_targets(self) -> Pairs:
-        """The same pairs without those of weight 0, and without target rows that no pair is left for."""
-        keep = self.weight != 0
-        used, j = self.j[keep].unique(return_inverse=True)
-        if len(used) == len(self.target):
-            return replace(self, i=self.i[keep], j=self.j[keep], weight=self.weight[keep])
-        return replace(self, target=self.target.at(used), i=self.i[keep], j=j, weight=self.weight[keep])
-
 
 @dataclass(frozen=True, eq=False)
 class Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -17,6 +17,7 @@ class Backbone(Component):
     """
 
     dim: int
+    mask: Literal["token", "drop"] | None = None  # whether something stands in for what a mask hides, or nothing does
 
     def forward(
         self, pixels: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None
