@@ -10,6 +10,7 @@ import sslkit.datasets
 import sslkit.evaluate
 import sslkit.heads
 import sslkit.losses
+import sslkit.maskings
 import sslkit.matchers
 import sslkit.memories
 import sslkit.method

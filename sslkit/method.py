@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -43,15 +43,25 @@ class Network(nn.Module):
                 raise ValueError(f"two heads of the method have an output named {name!r}: rename one")
         self.head_of = {name: i for i, head in enumerate(heads) for name in head.names}
 
-    def forward(self, views: Sequence[View], index: Int[Tensor, " b"]) -> Features:
-        """One pass of the backbone for each resolution, views of the same size together."""
-        sizes = [tuple(v.pixels.shape[-2:]) for v in views]
+    def forward(self, views: Sequence[View], index: Int[Tensor, " b"], *, masked: bool = False) -> Features:
+        """One pass of the backbone for each resolution, views of the same size together.
+
+        Args:
+            masked: hide what the views' masks say; views without one pass by themselves then.
+        """
+        masks = [v.mask if masked else None for v in views]
+        kinds = [
+            (v.pixels.shape[-2:], None if mask is None else mask.shape[-1])
+            for v, mask in zip(views, masks, strict=True)
+        ]
         images: dict[int, Tensor] = {}
         patches: dict[int, Tensor] = {}
         grids: dict[int, tuple[int, int]] = {}
-        for size in dict.fromkeys(sizes):
-            chosen = [v for v, s in enumerate(sizes) if s == size]
-            image, patch, grid = self.backbone(torch.cat([views[v].pixels for v in chosen]))
+        for kind in dict.fromkeys(kinds):
+            chosen = [v for v, k in enumerate(kinds) if k == kind]
+            hidden = [mask for v in chosen if (mask := masks[v]) is not None]
+            pixels = torch.cat([views[v].pixels for v in chosen])
+            image, patch, grid = self.backbone(pixels, torch.cat(hidden)) if hidden else self.backbone(pixels)
             for v, x, y in zip(chosen, image.chunk(len(chosen)), patch.chunk(len(chosen)), strict=True):
                 images[v], patches[v], grids[v] = x, y, grid
         order = range(len(views))
@@ -221,6 +231,12 @@ class Method(Component):
             raise ValueError(f"terms={list(terms)}, but 'total' is what the log calls their sum")
         if not terms:
             raise ValueError("terms={}, but a method needs at least one term")
+        for name, term in terms.items():
+            if term.aligner.predicts_hidden and backbone.mask == "drop":
+                raise ValueError(
+                    f"term {name!r} compares hidden patches, but the backbone's mask='drop' leaves nothing in their "
+                    f"places: set Timm.mask = 'token'"
+                )
         for head in heads:
             head.build(backbone.dim)
         self.student = Network(backbone, heads)
@@ -291,15 +307,18 @@ class Method(Component):
         """
         step = self.look(batch, seeds)
         on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
-        pairs = {name: self._pairs(name, term, step) for name, term in on.items()}
+        heads = {name: term.head for name, term in on.items()}
+        asked = {name: _asked(name, term, step) for name, term in on.items()}
+        pairs = asked if self.static_shapes or batch.index.is_meta else _without_idle_rows(asked, heads)
         with torch.no_grad():
             targets = _project(
-                self.teacher, [(pairs[name].target.rows, term.head, pairs[name].output) for name, term in on.items()]
+                self.teacher, [(pairs[name].target.rows, head, pairs[name].output) for name, head in heads.items()]
             )
-            own = self._own_targets(step, targets, {term.head: pairs[name] for name, term in on.items()})
+            scored = {name: head for name, head in heads.items() if head is not None and head in self.centerings}
+            own = _own_targets(targets, pairs, scored, _of_this_batch(asked, step))
             offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
         predictions = _project(
-            self.student, [(pairs[name].prediction.rows, term.head, None) for name, term in on.items()]
+            self.student, [(pairs[name].prediction.rows, head, None) for name, head in heads.items()]
         )
         losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
         for name, term in on.items():
@@ -310,8 +329,8 @@ class Method(Component):
         return Outcome(losses, step, own, offsets)
 
     def look(self, batch: Batch, seeds: Int[Tensor, "b k"] | None = None) -> Step:
-        """What both networks see in one batch, its regions and their matches: no head, loss or other rank is asked."""
-        student: Features = self.student(batch.views, batch.index)
+        """What both networks see in one batch, its regions and their matches: no loss or other rank is asked."""
+        student: Features = self.student(batch.views, batch.index, masked=True)
         with torch.no_grad():
             teacher: Features = self.teacher(batch.global_views, batch.index)
         regions = None if self.clusterer is None else self.regions(batch, student, teacher, seeds)
@@ -366,36 +385,6 @@ class Method(Component):
                 place=pooled(positions.chunk(len(views), dim=1)),
             )
 
-    def _pairs(self, name: str, term: Term, step: Step) -> Pairs:
-        try:
-            pairs: Pairs = term.aligner(step)
-        except ValueError as error:
-            raise ValueError(f"term {name!r}: {error}") from error
-        if pairs.output not in (None, term.head):
-            raise ValueError(
-                f"term {name!r}: what its search finds are embeddings of {pairs.output!r} (Search.output), but they "
-                f"are compared with head={term.head!r}"
-            )
-        return pairs if self.static_shapes or step.batch.index.is_meta else pairs.without_idle_targets()
-
-    def _own_targets(
-        self, step: Step, targets: Mapping[tuple[int, str | None], Tensor], pairs: Mapping[str | None, Pairs]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Raw teacher scores of this batch's own rows for each head; of those asked for where none are its own."""
-        own = {id(rows.rows): rows.weight for rows in _rows_of(step)}
-        found: dict[str, tuple[Tensor, Tensor]] = {}
-        for head, some in pairs.items():
-            if head is None or head not in self.centerings:
-                continue
-            mine = [(logits, own[key]) for (key, name), logits in targets.items() if name == head and key in own]
-            if not mine:
-                used = some.weight.new_zeros(len(some.target)).index_add(0, some.j, some.weight).ne(0)
-                mine = [(targets[id(some.target.rows), head], used.to(some.weight.dtype))]
-            found[head] = (
-                mine[0] if len(mine) == 1 else (torch.cat([x for x, _ in mine]), torch.cat([w for _, w in mine]))
-            )
-        return found
-
     @torch.no_grad()
     def update(self, outcomes: list[Outcome]) -> None:
         """Move the teacher, the memories and the centres, once per optimiser step; nothing else writes state."""
@@ -417,6 +406,66 @@ class Method(Component):
         if self.outputs_frozen:
             for parameter in self.student.output_layers():
                 parameter.grad = None
+
+
+def _asked(name: str, term: Term, step: Step) -> Pairs:
+    try:
+        pairs: Pairs = term.aligner(step)
+    except ValueError as error:
+        raise ValueError(f"term {name!r}: {error}") from error
+    if pairs.output not in (None, term.head):
+        raise ValueError(
+            f"term {name!r}: what its search finds are embeddings of {pairs.output!r} (Search.output), but they are "
+            f"compared with head={term.head!r}"
+        )
+    return pairs
+
+
+def _without_idle_rows(pairs: Mapping[str, Pairs], heads: Mapping[str, str | None]) -> dict[str, Pairs]:
+    """The same pairs without those of weight 0, and without rows that none is left for in any term of their head."""
+    left = {}
+    for name, p in pairs.items():
+        keep = p.weight != 0
+        left[name] = replace(p, i=p.i[keep], j=p.j[keep], weight=p.weight[keep])
+    for side, index in (("prediction", "i"), ("target", "j")):
+        sharing: dict[tuple[int, str | None], list[str]] = {}
+        for name, p in left.items():
+            sharing.setdefault((id(getattr(p, side).rows), heads[name]), []).append(name)
+        for names in sharing.values():
+            rows: Rows = getattr(left[names[0]], side)
+            indices = [getattr(left[name], index) for name in names]
+            used, found = torch.cat(indices).unique(return_inverse=True)
+            if len(used) < len(rows):
+                some = rows.at(used)
+                for name, place in zip(names, found.split([len(x) for x in indices]), strict=True):
+                    left[name] = replace(left[name], **{side: some, index: place})
+    return left
+
+
+def _of_this_batch(pairs: Mapping[str, Pairs], step: Step) -> set[str]:
+    """The terms whose targets are the teacher's own rows of this step, and not found in a memory."""
+    own = {id(rows.rows) for rows in _rows_of(step)}
+    return {name for name, p in pairs.items() if id(p.target.rows) in own}
+
+
+def _own_targets(
+    targets: Mapping[tuple[int, str | None], Tensor],
+    pairs: Mapping[str, Pairs],
+    heads: Mapping[str, str],
+    own: Collection[str],
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each head, raw teacher logits and whether a pair asks for them: of this batch's own rows, else of all."""
+    found = {}
+    for head in dict.fromkeys(heads.values()):
+        names = [name for name in heads if heads[name] == head]
+        asked: dict[int, Tensor] = {}
+        for p in [pairs[name] for name in names if name in own] or [pairs[name] for name in names]:
+            rows = id(p.target.rows)
+            asked[rows] = asked.get(rows, p.weight.new_zeros(len(p.target))).index_add(0, p.j, p.weight)
+        logits = [targets[rows, head] for rows in asked]
+        weight = torch.cat(list(asked.values()))
+        found[head] = (logits[0] if len(logits) == 1 else torch.cat(logits), weight.ne(0).to(weight.dtype))
+    return found
 
 
 def _project(

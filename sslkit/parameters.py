@@ -297,7 +297,7 @@ def _parts(value: Any, hint: Any) -> Iterator[tuple[Any, Any]]:
         yield value, int
     elif origin in (typing.Union, types.UnionType):
         fitting = [arg for arg in args if _is_of(value, arg)]
-        others = [arg for arg in args if arg is not type(None)]
+        others = [arg for arg in args if arg is not type(None) and (arg is not str or isinstance(value, str))]
         if fitting or len(others) == 1:
             yield from _parts(value, (fitting or others)[0])
     elif isinstance(value, Mapping) and len(args) == 2:

@@ -20,6 +20,7 @@ from sslkit.parameters import Parameter, checked, parameters, refuse
 
 ROLES = (
     "augmenters",
+    "maskings",
     "datasets",
     "backbones",
     "heads",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,7 +40,8 @@ class View:
     """One augmented version of an image and the numbers that say where its pixels come from.
 
     `box` is (left, top, width, height) in source pixels, taken before the flip; `size` is (width, height) of the
-    source. Augmenters make single views (no batch axis), a loader stacks them along a leading one.
+    source. `mask` says which patches are hidden from the student, row-major over the patch grid; None if the view is
+    of a kind that hides none. Augmenters make single views (no batch axis), a loader stacks them along a leading one.
     """
 
     pixels: Float[Tensor, "*b 3 h w"]
@@ -48,25 +49,37 @@ class View:
     flip: Bool[Tensor, "*b"]
     size: Float[Tensor, "*b 2"]
     source: int = 0  # 0 = the query image, 1 = its partner, ...
+    mask: Bool[Tensor, "*b n"] | None = None
 
     @staticmethod
     def stack(views: Sequence[View]) -> View:
-        """One batched view out of single ones of the same source."""
+        """One batched view out of single ones of the same kind.
+
+        Raises:
+            ValueError: some have a mask and others none.
+        """
+        masks = [v.mask for v in views if v.mask is not None]
+        if len(masks) not in (0, len(views)):
+            raise ValueError(
+                f"{len(masks)} of {len(views)} views have a mask, but all views of one kind do or none does"
+            )
         return View(
             pixels=torch.stack([v.pixels for v in views]),
             box=torch.stack([v.box for v in views]),
             flip=torch.stack([v.flip for v in views]),
             size=torch.stack([v.size for v in views]),
             source=views[0].source,
+            mask=torch.stack(masks) if masks else None,
         )
 
     def to(self, device: torch.device | str) -> View:
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("pixels", "box", "flip", "size")}
-        return replace(self, **moved)
+        return replace(self, **{name: x.to(device, non_blocking=True) for name, x in self._tensors().items()})
 
     def pin_memory(self) -> View:
-        pinned = {name: getattr(self, name).pin_memory() for name in ("pixels", "box", "flip", "size")}
-        return replace(self, **pinned)
+        return replace(self, **{name: x.pin_memory() for name, x in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -259,14 +272,6 @@ class Pairs:
         rows, index = Rows.of(torch.zeros(n, 0)), torch.arange(n)
         final = torch.full((n,), 1 / n) if weight is None else torch.tensor(weight)
         return Pairs(rows, rows, index, index, final)
-
-    def without_idle_targets(self) -> Pairs:
-        """The same pairs without those of weight 0, and without target rows that no pair is left for."""
-        keep = self.weight != 0
-        used, j = self.j[keep].unique(return_inverse=True)
-        if len(used) == len(self.target):
-            return replace(self, i=self.i[keep], j=self.j[keep], weight=self.weight[keep])
-        return replace(self, target=self.target.at(used), i=self.i[keep], j=j, weight=self.weight[keep])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sslkit.aligners import ImageAcrossViews, RegionAcrossImages, RegionAcrossViews
+from sslkit.aligners import ImageAcrossViews, MaskedPatches, RegionAcrossImages, RegionAcrossViews
 from sslkit.contracts.inputs import meaning, step_of
 from sslkit.losses import Distillation
 
@@ -169,6 +169,76 @@ def test_swapping_the_views_swaps_the_directions():
     torch.testing.assert_close(here.target.rows[:n], there.target.rows[n:])
 
 
+def hiding(step, masks):
+    """The same step with these masks on its views."""
+    views = tuple(replace(view, mask=mask) for view, mask in zip(step.batch.views, masks, strict=True))
+    return replace(step, batch=replace(step.batch, views=views))
+
+
+def some_masks(n_views, seed=0):
+    """Masks of three images of four patches; the first image hides nothing in the second view."""
+    masks = torch.rand(n_views, 3, 4, generator=torch.Generator().manual_seed(seed)) < 0.5
+    masks[:, 1] = torch.tensor([False, True, True, False])
+    masks[1, 0] = False
+    return list(masks)
+
+
+def masked_patches(step, normalise):
+    slow, n_masked, n_all = [], 0, 0
+    for view, student, teacher in zip(
+        step.batch.global_views, step.student.patches, step.teacher.patches, strict=False
+    ):
+        for image in range(3):
+            hidden = [n for n in range(4) if view.mask is not None and view.mask[image, n]]
+            n_masked, n_all = n_masked + bool(hidden), n_all + 1
+            owner = step.student.index[image]
+            slow += [(student[image, n], teacher[image, n], owner, 1 / len(hidden)) for n in hidden]
+    n_images = n_masked if normalise == "masked" else n_all
+    return as_meaning([(*pair, weight / n_images) for *pair, weight in slow])
+
+
+@pytest.mark.parametrize("normalise", ["masked", "all"])
+@pytest.mark.parametrize("scope", ["rank", "all"])
+@pytest.mark.parametrize("n_global, n_local", [(2, 0), (2, 3), (3, 1)])
+def test_every_hidden_patch_of_a_global_view_predicts_itself(normalise, scope, n_global, n_local):
+    step = step_of(n_global=n_global, n_local=n_local)
+    step = hiding(step, some_masks(n_global + n_local))
+    aligner = MaskedPatches(normalise=normalise, scope=scope)
+    assert meaning(aligner(step)) == pytest.approx(masked_patches(step, normalise))
+
+
+@pytest.mark.parametrize("normalise, total", [("masked", 1.0), ("all", 5 / 6)])
+def test_images_of_which_nothing_is_hidden_count_only_over_all(normalise, total):
+    masks = [torch.ones(3, 4).bool(), torch.tensor([[False] * 4, [True] * 4, [False, True, False, False]])]
+    weight = MaskedPatches(normalise=normalise)(hiding(step_of(), masks)).weight
+    assert weight.sum().item() == pytest.approx(total)
+    of_images = weight.view(2, 3, 4).sum(dim=2)
+    torch.testing.assert_close(of_images, torch.tensor([[1.0, 1, 1], [0, 1, 1]]) * total / 5)
+
+
+def test_a_global_view_of_a_kind_that_hides_nothing_has_no_weight():
+    first, _ = some_masks(2)
+    step = hiding(step_of(), [first, None])
+    assert meaning(MaskedPatches()(step)) == pytest.approx(masked_patches(step, "masked"))
+
+
+def test_pairs_of_hidden_patches_have_the_same_shape_whatever_is_hidden():
+    shapes = {MaskedPatches()(hiding(step_of(), some_masks(2, seed))).i.shape for seed in range(3)}
+    assert shapes == {(2 * 3 * 4,)}
+
+
+def test_where_nothing_is_hidden_all_weights_of_patches_are_zero():
+    for normalise in ("masked", "all"):
+        weight = MaskedPatches(normalise=normalise)(hiding(step_of(), torch.zeros(2, 3, 4).bool())).weight
+        assert (weight == 0).all()
+
+
+def test_without_a_mask_on_a_global_view_the_error_names_what_makes_masks():
+    step = step_of(n_local=1)
+    with pytest.raises(ValueError, match=r"no global view has a mask.*augmenters.Crop.masking"):
+        MaskedPatches()(hiding(step, [None, None, step.batch.views[2].mask]))
+
+
 @pytest.fixture
 def beside(monkeypatch):
     """Makes this process the first of two ranks, of which the other adds the sums it is given, in turn."""
@@ -198,11 +268,20 @@ def test_over_all_ranks_each_direction_has_its_own_mean_number_of_matches(beside
     torch.testing.assert_close(weight[12], torch.tensor(1.0))  # mean of 1 and 0, twice
 
 
+def test_over_all_ranks_an_image_weighs_one_over_the_mean_number_of_those_that_hide_something(beside):
+    step = hiding(step_of(), some_masks(2))
+    beside(3.0)  # the other rank has 3 of them, this one 5
+    of_images = MaskedPatches(scope="all")(step).weight.view(2, 3, 4).sum(dim=2)
+    torch.testing.assert_close(of_images, torch.tensor([[1.0, 1, 1], [0, 1, 1]]) / 4)
+
+
 def test_a_rank_looks_at_itself_only_when_it_is_told_to(beside):
     step = step_of(valid=torch.ones(3, 4).bool())
     beside()  # asking the other rank would fail
     torch.testing.assert_close(RegionAcrossViews(scope="rank")(step).weight, torch.full((24,), 1 / 24))
     RegionAcrossImages("objects", scope="rank")(step)
+    MaskedPatches(scope="rank")(step)
+    MaskedPatches(normalise="all")(step)
 
 
 @pytest.mark.parametrize("aligner", ALIGNERS[1:])
@@ -231,6 +310,8 @@ def test_an_unknown_search_is_answered_with_the_known_ones():
         (lambda: RegionAcrossViews(scope="node"), "scope='node'"),
         (lambda: RegionAcrossImages("objects", scope="node"), "scope='node'"),
         (lambda: RegionAcrossImages("objects", normalise="mean"), "normalise='mean'"),
+        (lambda: MaskedPatches(normalise="mean"), "normalise='mean'"),
+        (lambda: MaskedPatches(scope="node"), "scope='node'"),
     ],
 )
 def test_a_switch_that_does_not_exist_is_refused_by_name(make, named):

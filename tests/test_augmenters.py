@@ -22,6 +22,7 @@ from torchvision.transforms import functional as TF
 
 from sslkit import geometry
 from sslkit.augmenters import Crop, Crops, Recipe, colour
+from sslkit.maskings import Blocks, Random
 from sslkit.registry import components
 from sslkit.types import Key, View
 
@@ -250,6 +251,46 @@ def test_colour_draws_have_the_stated_rates_and_ranges():
 def test_changing_one_probability_leaves_the_other_draws_alone():
     for a, b in zip(drawn(Crop(), 50), drawn(Crop(blur_p=1, solarise_p=1), 50), strict=True):
         assert a == dataclasses.replace(b, blur_px=0.0, solarise=False)
+
+
+def test_a_mask_leaves_the_other_draws_alone():
+    masked = Crop(masking=Blocks(p=1.0))
+    for a, b in zip(drawn(Crop(), 50), drawn(masked, 50), strict=True):
+        assert a.mask is None and b.mask is not None
+        assert a == dataclasses.replace(b, mask=None)
+
+
+def test_a_mask_is_drawn_by_its_key_and_its_view_alone():
+    crop, key = Crop(size=64, masking=Random(patch_size=16)), Key(0, 1, 2)
+    masks = [crop(picture(), key, view).mask for view in (0, 1)]
+    assert not masks[0].equal(masks[1])
+    assert crop(picture(200, 100), key, 0).mask.equal(masks[0])  # it is of the view, whatever the image
+    again = Crop(size=64, masking=Random(patch_size=16), jitter_p=0, scale=(0.1, 0.2))
+    assert again(picture(), key, 1).mask.equal(masks[1])
+    for other in (Key(1, 1, 2), Key(0, 0, 2), Key(0, 1, 3)):
+        assert not crop(picture(), other, 0).mask.equal(masks[0])
+
+
+def test_only_the_kinds_that_are_masked_have_masks_and_these_lie_on_the_patch_grid():
+    augment = Crops(global_crops=[Crop(size=64, masking=Blocks(8), n=2)], local_crops=[Crop(size=32)])
+    items = [augment([picture()], Key(0, 0, index)) for index in range(5)]
+    shapes = [[None if v.mask is None else tuple(v.mask.shape) for v in views] for views in items]
+    assert shapes == [[(64,), (64,), None]] * 5
+    batched = [View.stack(views) for views in zip(*items, strict=True)]
+    assert batched[0].mask.shape == (5, 64) and batched[0].mask.dtype == torch.bool and batched[2].mask is None
+    assert batched[0].mask[3].equal(items[3][0].mask)
+
+
+def test_a_mask_moves_with_its_view():
+    view = Crop(size=32, masking=Random(8))(picture(), Key(0, 0, 0))
+    assert view.to("meta").mask.is_meta
+    assert Crop(size=32)(picture(), Key(0, 0, 0)).to("meta").mask is None
+
+
+def test_views_of_which_only_some_have_a_mask_are_not_stacked():
+    views = [Crop(size=32, masking=masking)(picture(), Key(0, 0, 0)) for masking in (Random(8), None)]
+    with pytest.raises(ValueError, match="1 of 2 views have a mask"):
+        View.stack(views)
 
 
 @settings(deadline=None)

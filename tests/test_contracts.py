@@ -24,7 +24,7 @@ TINY = {
     "PerImage": dict(n_images=100),
     "RegionAcrossImages": dict(search="objects"),
     "Projector": dict(outputs={"image": 6, "region": 3}, hidden=8, end_norm="plain", predictor_hidden=7),
-    "Prototypes": dict(outputs={"image": 6, "region": 3}, dim=DIM, hidden=8, bottleneck=4),
+    "Prototypes": dict(outputs={"image": 6, "region": 3, "patch": "image"}, dim=DIM, hidden=8, bottleneck=4),
     "Constant": dict(value=0.5),
     "Cosine": dict(start=1.0, end=0.0, warmup_epochs=1),
     "Scaled": dict(value=0.5),
@@ -32,9 +32,13 @@ TINY = {
     "Linear": dict(start=1.0, end=0.0),
     "Piecewise": dict(values={0: 1.0, 2: 0.5}),
     "Timm": dict(
-        name="vit_tiny_patch16_224", options=dict(depth=1, embed_dim=24, num_heads=3, patch_size=8, img_size=32)
+        name="vit_tiny_patch16_224",
+        options=dict(depth=1, embed_dim=24, num_heads=3, patch_size=8, img_size=32),
+        mask="token",
     ),
     "Crop": dict(size=32),
+    "Blocks": dict(patch_size=8),
+    "Random": dict(patch_size=8),
     "Scenes": dict(n_images=3, size=32),
 }
 
@@ -43,9 +47,9 @@ TINY = {
 
 
 def crops(self):
-    crop = components("augmenters")["Crop"]
+    crop, blocks = components("augmenters")["Crop"], components("maskings")["Blocks"]
     return components("augmenters")["Crops"](
-        global_crops=(crop(size=32), crop(size=32, source=1)), local_crops=(crop(size=16),)
+        global_crops=(crop(size=32, masking=blocks(8)), crop(size=32, source=1)), local_crops=(crop(size=16),)
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -111,9 +113,62 @@ def test_a_head_names_its_outputs_in_their_order():
     assert head_of().names == ("image", "region")
 
 
+# shared prototypes
+
+
+def sharing():
+    return Prototypes({"image": 6, "patch": "image", "region": 3}, dim=5, **SIZES)
+
+
+def test_an_output_that_shares_prototypes_scores_by_them():
+    head, rows = sharing(), torch.randn(4, 5)
+    assert torch.equal(head(rows, "patch"), head(rows, "image"))
+    assert head.n_prototypes == {"image": 6, "patch": 6, "region": 3}
+    assert head.names == ("image", "patch", "region")
+
+
+def test_shared_prototypes_are_there_once_and_learn_from_both_outputs():
+    head, rows = sharing(), torch.randn(4, 5)
+    weights = [p for p in head.parameters() if p.shape == (6, 4)]
+    assert len(weights) == 1
+    grads = []
+    for outputs in (("image",), ("patch",), ("image", "patch")):
+        head.zero_grad()
+        sum(head(rows, output).square().sum() for output in outputs).backward()
+        grads.append(weights[0].grad.clone())
+    torch.testing.assert_close(grads[0], grads[1])
+    torch.testing.assert_close(grads[2], 2 * grads[0])
+
+
+def test_an_output_may_share_what_comes_after_it():
+    assert Prototypes({"patch": "image", "image": 4}, dim=5, **SIZES).n_prototypes == {"patch": 4, "image": 4}
+
+
+def test_sharing_survives_a_copy_a_pickle_and_a_saved_state(tmp_path):
+    head, rows = sharing(), torch.randn(4, 5)
+    loaded = sharing()
+    torch.save(head.state_dict(), tmp_path / "head.pt")
+    loaded.load_state_dict(torch.load(tmp_path / "head.pt", weights_only=True))
+    for again in (copy.deepcopy(head), pickle.loads(pickle.dumps(head)), loaded):
+        assert again.outputs["patch"] is again.outputs["image"]
+        torch.testing.assert_close(again(rows, "patch"), head(rows, "patch"))
+
+
 @pytest.mark.parametrize(
     "wrong, named",
-    [(dict(outputs={}), "outputs={}"), (dict(outputs={"a": 1}), "'a': 1"), (dict(outputs={"a": 2}, n_layers=0), "=0")],
+    [
+        (dict(outputs={}), "outputs={}"),
+        (dict(outputs={"a": 1}), "'a': 1"),
+        (dict(outputs={"a": 2.5}), "'a': 2.5.*whole numbers"),
+        (dict(outputs={"a": 2}, n_layers=0), "=0"),
+        (
+            dict(outputs={"a": 2, "b": "c"}),
+            "'b' can only share .* another has of its own; there are those of: a",
+        ),
+        (dict(outputs={"a": "a"}), "'a' can only share .* there are those of: none"),
+        (dict(outputs={"a": "b", "b": "a", "c": 2}), "'a' can only share .* there are those of: c"),
+        (dict(outputs={"a": "b", "b": "c", "c": 2}), "'a' can only share .* there are those of: c"),
+    ],
 )
 def test_a_head_that_cannot_be_is_refused_by_name(wrong, named):
     with pytest.raises(ValueError, match=named):

@@ -17,6 +17,7 @@ from torch import Tensor
 from sslkit import draws
 from sslkit.augmenters import colour
 from sslkit.augmenters.base import Augmenter
+from sslkit.maskings import Masking
 from sslkit.parameters import Count, Natural, NonNegative, Positive, Share, Within, refuse_unordered
 from sslkit.registry import register
 from sslkit.types import Key, View
@@ -41,6 +42,7 @@ class Recipe:
     grayscale: bool
     blur_px: float  # 0 is none
     solarise: bool
+    mask: tuple[bool, ...] | None = None  # patches that are hidden; None where nothing is ever hidden
 
 
 @register("augmenters")
@@ -60,6 +62,7 @@ class Crop:
         solarise_threshold: levels (0 to 255) from it on are inverted.
         source: which image of the item is shown, 0 the query, 1 its partner.
         n: how many such views.
+        masking: what draws the patches that are hidden from the student; none are if it is left out.
 
     Source: the augmentation of DINO (arXiv:2104.14294) as in CrIBo (arXiv:2310.07855), that is torchvision's
     `RandomResizedCrop` (ten tries, then the central crop), `ColorJitter`, `RandomGrayscale` and PIL's blur and
@@ -89,6 +92,7 @@ class Crop:
         std: Sequence[Positive] = (0.229, 0.224, 0.225),
         source: Natural = 0,
         n: Count = 1,
+        masking: Masking | None = None,
     ) -> None:
         refuse_unordered(scale=scale, ratio=ratio, blur_px=blur_px)
         for name, values in (("mean", mean), ("std", std)):
@@ -100,6 +104,7 @@ class Crop:
         self.blur_p, self.blur_px = blur_p, tuple(blur_px)
         self.solarise_p, self.solarise_threshold = solarise_p, solarise_threshold
         self.mean, self.std, self.source, self.n = tuple(mean), tuple(std), source, n
+        self.masking = masking
 
         mixing = np.array([brightness, contrast, saturation])
         self._least, self._most = np.append(np.maximum(0, 1 - mixing), -hue), np.append(1 + mixing, hue)
@@ -127,6 +132,7 @@ class Crop:
             grayscale=grayscale,
             blur_px=float(low + (high - low) * radius) if blurred else 0.0,
             solarise=solarise,
+            mask=self._mask(key, view),
         )
 
     def render(self, image: UInt8[Tensor, "h w 3"], recipe: Recipe) -> View:
@@ -150,7 +156,14 @@ class Crop:
             flip=torch.tensor(recipe.flip),
             size=torch.tensor((image.shape[1], image.shape[0]), dtype=torch.float32),
             source=self.source,
+            mask=None if recipe.mask is None else torch.tensor(recipe.mask),
         )
+
+    def _mask(self, key: Key, view: int) -> tuple[bool, ...] | None:
+        """Drawn by a generator of its own: what else is drawn of a view does not depend on what is hidden of it."""
+        if self.masking is None:
+            return None
+        return tuple(self.masking(self.size, draws.generator(key, view, "mask")).tolist())
 
     def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """A box of random area and shape at a random place, or the largest central one if ten draws do not fit."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sslkit.component import Component
 
 
 class Backbone(Component):
-    """Pixels to an image vector, patch tokens and their grid (height, width)."""
+    """Pixels to an image vector, patch tokens and their grid (height, width).
+
+    Nothing that comes out depends on the pixels of a patch that a mask hides.
+    """
 
     dim: int
+    mask: Literal["token", "drop"] | None = None  # whether something stands in for what a mask hides, or nothing does
 
     def forward(
-        self, pixels: Float[Tensor, "b 3 h w"]
+        self, pixels: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"], tuple[int, int]]:
         raise NotImplementedError
 

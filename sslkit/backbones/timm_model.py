@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import timm
-from jaxtyping import Float
-from timm.layers import DropPath
+import torch
+from jaxtyping import Bool, Float
+from timm.layers import DropPath, PatchEmbed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from sslkit.backbones import hiding
 from sslkit.backbones.base import Backbone
 from sslkit.parameters import Share
 from sslkit.registry import register
@@ -37,9 +41,12 @@ class Timm(Backbone):
         padding: of convolutions. Zeros show a network the border of its view, and so where a patch lies; `"reflect"`
             mirrors the view instead. timm cannot say this of a model: see `pad_by` for one that was exported.
         freeze_patch_embedding: leave the patch projection at its random start (MoCo v3, arXiv:2104.02057).
+        mask: how a ViT hides the patches of a mask. `"token"`: a learned vector, zero at the start, stands in for each
+            of them before positions are added (BEiT, iBOT); `"drop"`: they do not enter the blocks, which is faster the
+            more are hidden, and come out as zeros (MAE, MSN); images that pass together must hide the same number then.
 
     Raises:
-        ValueError: timm has no such model, or it does not take one of the options.
+        ValueError: timm has no such model, it does not take one of the options, or it has no patches to hide.
 
     Example:
         >>> import torch
@@ -50,6 +57,7 @@ class Timm(Backbone):
     """
 
     model: Any  # timm's models agree on their methods, but share no class that has them
+    mask_token: nn.Parameter  # outside of the model, which is exported without it
 
     def __init__(
         self,
@@ -59,6 +67,7 @@ class Timm(Backbone):
         drop_path: Share = 0.0,
         padding: Literal["zeros", "reflect"] = "zeros",
         freeze_patch_embedding: bool = False,
+        mask: Literal["token", "drop"] | None = None,
     ):
         super().__init__()
         self.name, self.options = name, dict(options or {})
@@ -80,8 +89,40 @@ class Timm(Backbone):
             if not hasattr(self.model, "patch_embed"):
                 raise ValueError(f"freeze_patch_embedding=True, but {name} has no patch embedding")
             self.model.patch_embed.requires_grad_(False)
+        self.mask = mask
+        if mask is not None:
+            self._prepare_for(mask)
+
+    def _prepare_for(self, mask: Literal["token", "drop"]) -> None:
+        if not self._has_tokens:
+            raise ValueError(f"mask={mask!r}, but {self.name} has no patch tokens to hide; a ViT of timm has")
+        if self.options.get("patch_drop_rate"):
+            raise ValueError(f"options={self.options}, but with mask={mask!r} no other patches may be dropped")
+        if mask == "token":
+            self.mask_token = nn.Parameter(torch.zeros(self.model.embed_dim))
+        elif self.model.patch_drop is None:
+            self.model.patch_drop = hiding.AllPatches()
+
+    @property
+    def _has_tokens(self) -> bool:
+        is_vit = isinstance(self.model, VisionTransformer | Eva)
+        return is_vit and isinstance(self.model.patch_embed, PatchEmbed)  # not one that mixes patches by convolutions
 
     def forward(
+        self, pixels: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"], tuple[int, int]]:
+        if mask is None:
+            return self._seen(pixels)
+        self._refuse_unfit(mask, pixels)
+        if self.mask == "token":
+            with hiding.hooked(self.model.patch_embed, hiding.replacing(mask, self.mask_token)):
+                return self._seen(pixels)
+        kept = hiding.kept(mask)
+        with hiding.hooked(self.model.patch_drop, hiding.keeping(kept, self.n_prefix)):
+            image, patches, grid = self._seen(pixels)
+        return image, hiding.at_their_places(patches, kept, mask.shape[1]), grid
+
+    def _seen(
         self, pixels: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"], tuple[int, int]]:
         features = self.model.forward_features(pixels)
@@ -97,6 +138,18 @@ class Timm(Backbone):
     def _vit_grid(self, pixels: Tensor) -> tuple[int, int]:
         h, w = self.model.patch_embed.patch_size
         return pixels.shape[-2] // h, pixels.shape[-1] // w
+
+    def _refuse_unfit(self, mask: Tensor, pixels: Tensor) -> None:
+        if self.mask is None:
+            better = "set Timm.mask = 'token'" if self._has_tokens else f"{self.name} has no patch tokens, take a ViT"
+            raise ValueError(f"a view has a mask, but mask=None: {better}, or leave out augmenters.Crop.masking")
+        h, w = self._vit_grid(pixels)
+        if mask.shape[1] != h * w:
+            px = self.model.patch_embed.patch_size[0]
+            raise ValueError(
+                f"a mask has {mask.shape[1]} patches, but {self.name} sees {h * w} of {px} px in a view of "
+                f"{pixels.shape[-2]} x {pixels.shape[-1]} px: set patch_size of the masking to {px}"
+            )
 
     def without_drop_path(self) -> Self:
         for module in self.modules():

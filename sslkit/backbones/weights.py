@@ -16,6 +16,7 @@ from sslkit.backbones.timm_model import Timm
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 OUTPUTS = {"last_layer": "image", "last_layer_c": "region"}
+MASK_TOKENS = ("backbone.masked_embed", "backbone.mask_token")  # of iBOT and of DINOv2
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def from_authors(state: Mapping[str, Tensor], *, outputs: Mapping[str, str] | No
         name = name.removeprefix("module.")
         name = name.replace("parametrizations.weight.original0", "weight_g")
         name = name.replace("parametrizations.weight.original1", "weight_v")
-        if name.startswith("backbone."):
+        if name in MASK_TOKENS:
+            name, x = "backbone.mask_token", x.flatten()
+        elif name.startswith("backbone."):
             name = "backbone.model." + name.removeprefix("backbone.").replace("register_tokens", "reg_token")
         elif name.startswith("head."):
             layer, _, rest = name.removeprefix("head.").partition(".")

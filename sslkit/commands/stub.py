@@ -16,6 +16,7 @@ from sslkit.registry import ROLES, components, did_you_mean, load
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 ONE_OF = {
     "augmenter": "augmenters",
+    "masking": "maskings",
     "dataset": "datasets",
     "backbone": "backbones",
     "head": "heads",

@@ -30,6 +30,7 @@ from sslkit.contracts.datasets import DatasetContract  # noqa: E402
 from sslkit.contracts.evaluate import EvaluationContract  # noqa: E402
 from sslkit.contracts.heads import HeadContract  # noqa: E402
 from sslkit.contracts.losses import LossContract  # noqa: E402
+from sslkit.contracts.maskings import MaskingContract  # noqa: E402
 from sslkit.contracts.matchers import MatcherContract  # noqa: E402
 from sslkit.contracts.memories import MemoryContract  # noqa: E402
 from sslkit.contracts.schedules import ScheduleContract  # noqa: E402
@@ -45,6 +46,7 @@ __all__ = [
     "EvaluationContract",
     "HeadContract",
     "LossContract",
+    "MaskingContract",
     "MatcherContract",
     "MemoryContract",
     "ScheduleContract",

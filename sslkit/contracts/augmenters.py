@@ -43,6 +43,12 @@ class AugmenterContract(ComponentContract[Any]):
             assert view.pixels.dtype == torch.float32
             assert view.pixels.isfinite().all()
 
+    def test_views_of_one_place_all_have_a_mask_or_none(self) -> None:
+        augmenter = self.component()
+        for views in zip(*(self.views(augmenter, item(), Key(0, 0, index)) for index in range(4)), strict=True):
+            mask = View.stack(views).mask
+            assert mask is None or (mask.dtype, mask.ndim) == (torch.bool, 2)
+
     @pytest.mark.parametrize("size", [(96, 80), (1, 1), (300, 2), (2, 300)])
     def test_the_box_of_a_view_lies_in_its_source(self, size: tuple[int, int]) -> None:
         images = item(*size)
@@ -92,5 +98,6 @@ def item(width: int = 96, height: int = 80) -> list[Image]:
 def assert_same_views(here: list[View], there: list[View]) -> None:
     for x, y in zip(here, there, strict=True):
         assert x.source == y.source
-        for name in ("pixels", "box", "flip", "size"):
-            assert torch.equal(getattr(x, name), getattr(y, name)), name
+        for name in ("pixels", "box", "flip", "size", "mask"):
+            a, b = getattr(x, name), getattr(y, name)
+            assert (a is None and b is None) or torch.equal(a, b), name

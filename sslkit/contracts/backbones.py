@@ -31,6 +31,20 @@ class BackboneContract(ComponentContract[Backbone]):
         for here, there in zip(backbone(x)[:2], backbone(x)[:2], strict=True):
             assert torch.equal(here, there)
 
+    def test_pixels_that_a_mask_hides_change_nothing_or_masks_are_refused(self) -> None:
+        backbone, x = self.component().eval(), normal(2, 3, 32, 32)
+        _, seen, (h, w) = backbone(x)
+        mask, other = torch.zeros(2, h * w, dtype=torch.bool), x.clone()
+        mask[:, 1] = True
+        other[..., : 32 // h, 32 // w : 2 * 32 // w] += 1
+        try:
+            here = backbone(x, mask)
+        except ValueError:
+            return
+        for a, b in zip(here[:2], backbone(other, mask)[:2], strict=True):
+            assert torch.equal(a, b)
+        assert not torch.equal(here[1], seen)
+
     def test_it_can_be_tried_out_before_there_is_data(self) -> None:
         with torch.device("meta"):
             backbone = self.component()

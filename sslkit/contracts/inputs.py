@@ -94,7 +94,8 @@ def step_of(
 ) -> Step:
     """A step of random rows with student gradients; some regions are invalid, and matches are trusted in part.
 
-    `accepted` (views, b * k) is the trust in the matches of all clusters, of which invalid ones have none.
+    Every view hides one to four patches of each image. `accepted` (views, b * k) is the trust in the matches of all
+    clusters, of which invalid ones have none.
     """
     draw = drawing(seed)
 
@@ -110,7 +111,7 @@ def step_of(
 
     def features(views: int, *, grad: bool) -> Features:
         images = tuple(normal(b, DIM).requires_grad_(grad) for _ in range(views))
-        patches = tuple(normal(b, 4, DIM) for _ in range(views))
+        patches = tuple(normal(b, 4, DIM).requires_grad_(grad) for _ in range(views))
         return Features(images, patches, ((2, 2),) * views, index, sources[:views])
 
     def rows(*, grad: bool) -> Rows:
@@ -144,7 +145,11 @@ def step_of(
         place=normal(n_global, b, 2),
     )
     pixels = torch.zeros(b, 3, 1, 1)
-    views = tuple(View(pixels, torch.zeros(b, 4), torch.zeros(b).bool(), torch.zeros(b, 2), s) for s in sources)
+    hidden = torch.rand(n_views, b, 4, generator=drawing(seed)) < torch.tensor([0.5, 0.5, 0.5, 1.1])
+    views = tuple(
+        View(pixels, torch.zeros(b, 4), torch.zeros(b).bool(), torch.zeros(b, 2), source, mask)
+        for source, mask in zip(sources, hidden, strict=True)
+    )
     return Step(Batch(views, n_global, index), student, teacher, regions, {"objects": matches, "images": of_images})
 
 
@@ -161,14 +166,18 @@ def permuted(step: Step, order: Tensor) -> Step:
         return Rows(x.rows[every], x.view[every], new_place[x.item[every]], x.ids[every], x.weight[every])
 
     def features(x: Features) -> Features:
-        return replace(x, images=tuple(i[order] for i in x.images), index=x.index[order])
+        images, patches = (tuple(i[order] for i in rows) for rows in (x.images, x.patches))
+        return replace(x, images=images, patches=patches, index=x.index[order])
 
     def matches(x: Matches, chosen: Tensor) -> Matches:
         parts = {name: getattr(x, name)[:, chosen] for name in ("index", "weight", "rows", "ids", "place")}
         return replace(x, **parts)
 
+    masks = [None if v.mask is None else v.mask[order] for v in step.batch.views]
+    views = tuple(replace(v, mask=mask) for v, mask in zip(step.batch.views, masks, strict=True))
     return replace(
         step,
+        batch=replace(step.batch, views=views, index=step.batch.index[order]),
         student=features(step.student),
         teacher=features(step.teacher),
         regions=replace(

@@ -36,14 +36,16 @@ class Prototypes(Head):
     """A shared MLP, l2-normalised, scored against the prototypes of one of several named output layers.
 
     Args:
-        outputs: number of prototypes of each output layer, by the name that terms call it.
+        outputs: number of prototypes of each output layer, by the name that terms call it; or the name of another,
+            whose prototypes it shares. Each is centred by itself all the same.
         dim: width of the rows that come in; a method fills it in when it is left out.
         hidden, bottleneck: widths inside the MLP and at its end.
         n_layers: linear layers of the MLP.
         batch_norm: BatchNorm after every hidden linear layer.
         learn_magnitude: train the length of each prototype; otherwise it stays 1 (`norm_last_layer` of the authors).
 
-    Source: DINO (arXiv:2104.14294); two output layers on one trunk as in CrIBo (arXiv:2310.07855).
+    Source: DINO (arXiv:2104.14294); two output layers on one trunk as in CrIBo (arXiv:2310.07855), shared prototypes as
+    in iBOT (arXiv:2111.07832).
 
     Example:
         >>> head = Prototypes({"image": 8, "region": 4}, dim=6, hidden=16, bottleneck=5)
@@ -53,7 +55,7 @@ class Prototypes(Head):
 
     def __init__(
         self,
-        outputs: Mapping[str, Annotated[int, Within(least=2)]],
+        outputs: Mapping[str, Annotated[int, Within(least=2)] | str],
         *,
         dim: Count | None = None,
         hidden: Count = 2048,
@@ -66,10 +68,11 @@ class Prototypes(Head):
         if not outputs:
             raise ValueError("outputs={}, but it must have at least one output layer")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
-        self.widths = dict(outputs)
-        self.outputs = nn.ModuleDict(
-            {name: WeightNorm(bottleneck, n, learn_magnitude=learn_magnitude) for name, n in outputs.items()}
-        )
+        owners = _owners(outputs)
+        sizes = {name: n for name, n in outputs.items() if not isinstance(n, str)}
+        layers = {name: WeightNorm(bottleneck, n, learn_magnitude=learn_magnitude) for name, n in sizes.items()}
+        self.widths = {name: sizes[owner] for name, owner in owners.items()}
+        self.outputs = nn.ModuleDict({name: layers[owner] for name, owner in owners.items()})
         if dim is not None:
             self.build(dim)
 
@@ -86,6 +89,23 @@ class Prototypes(Head):
     def forward(self, rows: Float[Tensor, "n d"], output: str) -> Float[Tensor, "n c"]:
         scores: Tensor = self.outputs[output](F.normalize(self.mlp(rows), dim=-1))
         return scores
+
+
+def _owners(outputs: Mapping[str, int | str]) -> dict[str, str]:
+    """Whose prototypes each output layer has.
+
+    Raises:
+        ValueError: those of one that has none of its own.
+    """
+    own = [name for name, n in outputs.items() if not isinstance(n, str)]
+    owners = {name: n if isinstance(n, str) else name for name, n in outputs.items()}
+    for name, owner in owners.items():
+        if owner not in own:
+            raise ValueError(
+                f"outputs={dict(outputs)}, but {name!r} can only share prototypes that another has of its own; "
+                f"there are those of: {', '.join(own) or 'none'}"
+            )
+    return owners
 
 
 def _linear(n_in: int, n_out: int) -> nn.Linear:
