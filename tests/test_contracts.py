@@ -70,12 +70,21 @@ def dense_retrieval(self):
     return components("evaluate")["DenseRetrieval"](train=train, val=val, n_classes=13, n_neighbours=3, image_size=32)
 
 
+def nearest_neighbours(self):
+    train, val = (
+        components("datasets")["Scenes"](n_images=n, size=32, objects=(1, 1), n_classes=2, split=split)
+        for n, split in ((8, "train"), (4, "val"))
+    )
+    return components("evaluate")["NearestNeighbours"](train=train, val=val, n_neighbours=(3, 5), image_size=32)
+
+
 OWN = {
     "Crops": dict(make=crops),
     "Crop": dict(views=views_of_a_crop, test_it_says_how_many_views_are_global=None),
     "ImageFolder": dict(make=image_folder),
     "Segmentation": dict(make=segmentation),
     "DenseRetrieval": dict(make=dense_retrieval),
+    "NearestNeighbours": dict(make=nearest_neighbours),
 }
 
 CONTRACTS = {
