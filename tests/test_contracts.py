@@ -83,6 +83,14 @@ def kept_of_the_first_view(self, queries, plane):
     return F.normalize(queries.rows[0], dim=-1), queries.place[0]
 
 
+def nearest_neighbours(self):
+    train, val = (
+        components("datasets")["Scenes"](n_images=n, size=32, objects=(1, 1), n_classes=2, split=split)
+        for n, split in ((8, "train"), (4, "val"))
+    )
+    return components("evaluate")["NearestNeighbours"](train=train, val=val, n_neighbours=(3, 5), image_size=32)
+
+
 OWN = {
     "PerImage": dict(n_per_image=1, planes=(0,), kept=kept_of_the_first_view),
     "Crops": dict(make=crops),
@@ -90,6 +98,7 @@ OWN = {
     "ImageFolder": dict(make=image_folder),
     "Segmentation": dict(make=segmentation),
     "DenseRetrieval": dict(make=dense_retrieval),
+    "NearestNeighbours": dict(make=nearest_neighbours),
 }
 
 CONTRACTS = {

@@ -8,16 +8,16 @@ from PIL import Image
 from torch import nn
 
 from sslkit.evaluate import DenseRetrieval
+from sslkit.evaluate.base import evaluating
 from sslkit.evaluate.dense_retrieval import (
     choose,
     confusion,
-    evaluating,
     intersection_over_union,
-    nearest,
     patch_labels,
     retrieve,
     upsample,
 )
+from sslkit.evaluate.search import nearest
 from sslkit.types import Sample
 
 VOID = 255

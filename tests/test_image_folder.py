@@ -39,6 +39,18 @@ def test_there_are_no_labels_when_an_image_lies_at_the_top(tmp_path):
     assert folder.classes == () and folder[0].label is None
 
 
+def test_a_split_is_a_sub_folder_with_classes_of_its_own(tmp_path):
+    fill(tmp_path, ["train/a/1.png", "train/b/2.png", "val/b/3.png"])
+    train, val = (ImageFolder(tmp_path, split=split) for split in ("train", "val"))
+    assert (train.classes, values(train)) == (("a", "b"), [1, 2])
+    assert (val.classes, values(val), val[0].label) == (("b",), [3], 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"ImageFolder.root='.*', split='test': there is no folder .*/test$"):
+        ImageFolder(tmp_path, split="test")
+    with pytest.raises(ValueError, match=r"ImageFolder.root='.*', split='empty': no image in .*/empty or below it"):
+        ImageFolder(tmp_path, split="empty")
+
+
 def test_other_and_hidden_files_are_left_out(tmp_path):
     fill(tmp_path, ["1.png"])
     (tmp_path / "._2.png").write_bytes(b"")

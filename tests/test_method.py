@@ -551,7 +551,7 @@ def test_regions_draw_by_their_image_and_cluster_in_any_company(static):
     order = torch.tensor([4, 1, 2])
     for some in (batch, taken(batch, order), replace(batch, epoch=1), replace(batch, seed=4)):
         step = method.look(some)
-        chance = method.searches["objects"].queries(some, step.teacher, step.regions).chance
+        chance = step.queries["objects"].chance
         assert torch.equal(chance, slow_chances(some, step.regions))
         assert len(chance.unique()) == chance.numel()
 
@@ -560,7 +560,7 @@ def test_images_draw_by_themselves_and_their_plane():
     search = Search(matcher=Nearest(), memory=Queue(8), level="image")
     method = method_of(terms=terms_of(("image",)), clusterer=None, searches={"images": search})
     batch = batch_of(epoch=2)
-    chance = search.queries(batch, method.look(batch).teacher, None).chance
+    chance = method.look(batch).queries["images"].chance
     for image in range(4):
         assert torch.equal(chance[:, image], draws.uniform(0, 2, torch.tensor([image]), 2, "match")[0])
     assert len(chance.unique()) == chance.numel()

@@ -18,7 +18,7 @@ import sslkit.train  # noqa: F401  the registry is full now
 from sslkit.clusterers import KMeans
 from sslkit.component import Component
 from sslkit.errors import ConfigError
-from sslkit.evaluate.dense_retrieval import Samples
+from sslkit.evaluate.samples import Samples
 from sslkit.parameters import (
     Count,
     Folder,

@@ -53,11 +53,12 @@ class ImageFolder:
 
     Args:
         root: the folder; `~` is the home folder.
+        split: a sub-folder of `root`, such as "train", to read in its place.
         max_unreadable: share of the files, 0 to 1, that may be unreadable among those tried so far. The first 1000
             (all, where there are fewer) are counted as tried from the start.
 
     Raises:
-        ValueError: `root` is no folder or holds no image; `max_unreadable` is out of its range.
+        ValueError: the folder is not there or holds no image; `max_unreadable` is out of its range.
         UnreadableImagesError: more files than that cannot be read (on access; a ValueError too).
         IndexError: there is no such item.
 
@@ -71,11 +72,12 @@ class ImageFolder:
         (('cat', 'dog'), 1, (40, 30))
     """
 
-    def __init__(self, root: Folder, *, max_unreadable: Share = 0.01):
-        self.root = os.path.abspath(os.path.expanduser(root))
+    def __init__(self, root: Folder, *, split: str | None = None, max_unreadable: Share = 0.01):
+        self.root = os.path.abspath(os.path.join(os.path.expanduser(root), split or ""))
         self.max_unreadable = max_unreadable
+        asked = f"ImageFolder.root={str(root)!r}" + (f", split={split!r}" if split is not None else "")
         if not os.path.isdir(self.root):
-            raise ValueError(f"ImageFolder.root={str(root)!r}: there is no folder {self.root}")
+            raise ValueError(f"{asked}: there is no folder {self.root}")
         names = [
             os.path.relpath(os.path.join(folder, name), self.root)
             for folder, files in _folders(self.root)
@@ -84,8 +86,7 @@ class ImageFolder:
         ]
         if not names:
             raise ValueError(
-                f"ImageFolder.root={str(root)!r}: no image in {self.root} or below it; "
-                f"looked for files ending in {', '.join(EXTENSIONS)}"
+                f"{asked}: no image in {self.root} or below it; looked for files ending in {', '.join(EXTENSIONS)}"
             )
         # One array, not a list: workers made by fork would copy a list's pages merely by reading it.
         self._names = np.array(sorted(os.fsencode(name) for name in names))

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sslkit import draws
-from sslkit.backbones.weights import IMAGENET
-from sslkit.evaluate.base import Backbone, Evaluation
+from sslkit.evaluate.base import Backbone, Evaluation, evaluating, outputs_at
+from sslkit.evaluate.pixels import to_pixels
+from sslkit.evaluate.samples import Samples, Subset, drawn
+from sslkit.evaluate.search import nearest
 from sslkit.parameters import Count, Natural, Positive, Seed, Within
 from sslkit.registry import register
-from sslkit.types import Sample
-
-
-@runtime_checkable
-class Samples(Protocol):
-    """A map-style data set."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 @register("evaluate")
@@ -88,7 +78,8 @@ class DenseRetrieval(Evaluation):
     ):
         if 0 <= ignore_index < n_classes:
             raise ValueError(f"ignore_index={ignore_index}, but it is one of the n_classes={n_classes} that are scored")
-        self.train, self.val = _subset("train", train, n_train, seed), _subset("val", val, n_val, seed)
+        self.train = drawn("train", train, n_train, seed=seed, use="dense retrieval")
+        self.val = drawn("val", val, n_val, seed=seed, use="dense retrieval")
         if memory_size is not None and memory_size < len(self.train):
             raise ValueError(f"memory_size={memory_size}, but it must hold a patch of each of {len(self.train)} images")
         self.n_classes, self.n_neighbours, self.temperature = n_classes, n_neighbours, temperature
@@ -125,15 +116,9 @@ class DenseRetrieval(Evaluation):
         Raises:
             ValueError: the backbone does not take images of this size, or the memory cannot hold enough patches.
         """
-        size = self.image_size
-        if size is None:
+        if self.image_size is None:
             return
-        with evaluating(backbone), torch.no_grad():
-            try:
-                device = next(backbone.parameters()).device if isinstance(backbone, nn.Module) else None
-                _, patches, _ = backbone(torch.zeros(2, 3, size, size, device=device))
-            except (ValueError, RuntimeError, AssertionError) as error:
-                raise ValueError(f"image_size={size} does not suit the backbone: {error}") from error
+        _, patches, _ = outputs_at(backbone, self.image_size)
         per_image = patches.shape[1] if self.memory_size is None else self.memory_size // len(self.train)
         most = min(per_image, patches.shape[1]) * len(self.train)
         if most < self.n_neighbours:
@@ -157,7 +142,7 @@ class DenseRetrieval(Evaluation):
         return torch.cat(rows), torch.cat(labels)
 
     def _features(
-        self, name: str, chosen: _Subset, backbone: Backbone, device: torch.device
+        self, name: str, chosen: Subset, backbone: Backbone, device: torch.device
     ) -> Iterator[tuple[Float[Tensor, "b n d"], tuple[int, int], list[Int[Tensor, "h w"]], Int[Tensor, " b"]]]:
         """Normalised patches, grid, masks and indices of the images, in batches of one size of image."""
         batch: list[tuple[Tensor, Tensor, int]] = []
@@ -217,24 +202,6 @@ def choose(labels: Float[Tensor, "n c"], n_keep: int, noise: Float[Tensor, " n"]
     return score.argsort(stable=True)[: min(n_keep, int(known.sum()))].sort().values
 
 
-def nearest(
-    queries: Float[Tensor, "q d"], memory: Float[Tensor, "m d"], k: int, *, chunk: int = 16384
-) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """The `k` largest cosine similarities of each query, falling, and the rows of the memory that have them.
-
-    Both arguments are normalised already; `chunk` rows of the memory are compared at a time.
-    """
-    with torch.autocast(queries.device.type, enabled=False):
-        similarity, index = queries.new_empty(len(queries), 0), queries.new_empty(len(queries), 0, dtype=torch.long)
-        for start in range(0, len(memory), chunk):
-            part = queries @ memory[start : start + chunk].mT
-            best, here = part.topk(min(k, part.shape[1]), dim=1)
-            similarity, index = torch.cat([similarity, best], dim=1), torch.cat([index, here + start], dim=1)
-            similarity, order = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            index = index.gather(1, order)
-    return similarity, index
-
-
 def vote(similarity: Float[Tensor, "q k"], labels: Float[Tensor, "q k c"], temperature: float) -> Float[Tensor, "q c"]:
     """Mean of the neighbours' labels, weighted by the softmax of similarity over temperature."""
     weight = (similarity / temperature).softmax(dim=1)
@@ -280,59 +247,17 @@ def intersection_over_union(counts: Int[Tensor, "c c"]) -> Float[Tensor, " c"]:
     return both.double() / (counts.sum(dim=0) + counts.sum(dim=1) - both)
 
 
-def _device_of(backbone: Callable[..., Any]) -> torch.device:
-    first = next(backbone.parameters(), None) if isinstance(backbone, nn.Module) else None
-    return torch.device("cpu") if first is None else first.device
-
-
-@contextmanager
-def evaluating(backbone: Callable[..., Any]) -> Iterator[None]:
-    """Every part of a module in evaluation mode inside, in its own mode again after; other callables are left alone."""
-    modes = {m: m.training for m in backbone.modules()} if isinstance(backbone, nn.Module) else {}
-    try:
-        if isinstance(backbone, nn.Module):
-            backbone.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-class _Subset:
-    """Some of a data set, in its order."""
-
-    def __init__(self, name: str, samples: Samples, indices: list[int]):
-        self.name, self.samples, self.indices = name, samples, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, i: int) -> Sample:
-        return self.samples[self.indices[i]]
-
-
-def _subset(name: str, samples: Samples, n: int | None, seed: int) -> _Subset:
-    """`n` samples drawn by `seed` (all if None); a smaller draw is part of a larger one."""
-    size = len(samples)
-    if size == 0:
-        raise ValueError(f"{name} has 0 images")
-    if n is not None and n > size:
-        raise ValueError(f"n_{name}={n}, but {name} has {size} images")
-    order = draws.uniform(seed, 0, torch.tensor([0]), size, f"dense retrieval {name}")[0].argsort(stable=True)
-    return _Subset(name, samples, sorted(order[:n].tolist()))
-
-
 class _Prepared(Dataset[tuple[Tensor, Tensor, int]]):
     """Pixels as the backbone wants them, mask and index of each sample."""
 
-    def __init__(self, chosen: _Subset, image_size: int | None, n_classes: int, ignore_index: int):
+    def __init__(self, chosen: Subset, image_size: int | None, n_classes: int, ignore_index: int):
         self.chosen, self.image_size, self.n_classes, self.ignore_index = chosen, image_size, n_classes, ignore_index
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        sample, place = self.chosen[i], f"{self.chosen.name}[{self.chosen.indices[i]}]"
+        sample, place = self.chosen[i], self.chosen.place(i)
         if sample.mask is None:
             raise ValueError(f"{place} has no mask, which dense retrieval needs")
         other = sample.mask[(sample.mask != self.ignore_index) & ((sample.mask < 0) | (sample.mask >= self.n_classes))]
@@ -342,12 +267,3 @@ class _Prepared(Dataset[tuple[Tensor, Tensor, int]]):
                 f"ignore_index={self.ignore_index}"
             )
         return to_pixels(sample.image, self.image_size), sample.mask, sample.index
-
-
-def to_pixels(image: Image.Image, size: int | None) -> Float[Tensor, "3 h w"]:
-    """The image resized to a square of `size` pixels (bicubic, antialiased), with ImageNet's mean and deviation."""
-    if size is not None:
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    levels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-    mean, std = (torch.tensor(IMAGENET[name])[:, None, None] for name in ("mean", "std"))
-    return (levels - mean) / std

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sslkit.augmenters import Augmenter
-from sslkit.evaluate.dense_retrieval import evaluating
+from sslkit.evaluate.base import evaluating
 from sslkit.loader import Images, Views
 from sslkit.method import Method
 from sslkit.monitors import pictures

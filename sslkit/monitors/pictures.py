@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.backbones.weights import IMAGENET
-from sslkit.evaluate.dense_retrieval import evaluating
+from sslkit.evaluate.base import evaluating
 from sslkit.types import Batch, Matches, Regions, Sample, View
 
 if TYPE_CHECKING:
