@@ -1,4 +1,5 @@
 """Logits and pairs to one number."""
 
 from sslkit.losses.base import Loss as Loss
+from sslkit.losses.cosine import Cosine as Cosine
 from sslkit.losses.distillation import Distillation as Distillation
