@@ -4,3 +4,4 @@ from sslkit.losses.base import Loss as Loss
 from sslkit.losses.cosine import Cosine as Cosine
 from sslkit.losses.distillation import Distillation as Distillation
 from sslkit.losses.info_nce import InfoNCE as InfoNCE
+from sslkit.losses.swapped_assignment import SwappedAssignment as SwappedAssignment
