@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -107,11 +107,45 @@ def total(x: Tensor) -> Tensor:
 
 def gather(x: Tensor) -> Tensor:
     """The rows of all ranks in rank order; every rank may have its own number of them. Without gradient."""
-    if world_size() == 1:
-        return x
+    return x if _is_alone_with(x) else _joined(x.detach(), _sizes(x))
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """The same; the gradient of a rank's rows is the sum of what all ranks make of them.
+
+    So the mean over ranks of the losses has, for its gradient, the mean over ranks of the parameters' gradients. Every
+    rank has to go backwards through it, also one whose loss is zero.
+    """
+    gathered: Tensor = x if _is_alone_with(x) else _Gather.apply(x)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        sizes = _sizes(x)
+        first = sum(sizes[: rank()])
+        ctx.own = slice(first, first + len(x))
+        return _joined(x, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return total(gradient.contiguous())[ctx.own]
+
+
+def _is_alone_with(x: Tensor) -> bool:
+    return world_size() == 1 or x.is_meta  # one rank rehearses, without the others
+
+
+def _sizes(x: Tensor) -> list[int]:
+    """How many rows each rank has."""
     counts = torch.zeros(world_size(), dtype=torch.long, device=x.device)
     counts[rank()] = x.shape[0]
-    sizes = total(counts).tolist()
+    sizes: list[int] = total(counts).tolist()
+    return sizes
+
+
+def _joined(x: Tensor, sizes: list[int]) -> Tensor:
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: x.shape[0]] = x
     parts = [torch.empty_like(padded) for _ in sizes]

@@ -14,7 +14,7 @@ from sslkit.contracts.inputs import DIM
 from sslkit.registry import ROLES, components, register
 
 K = 4
-TINY = {
+TINY = {  # by name, or by role and name where two roles have it
     "Sinkhorn": dict(n_clusters=K),
     "KMeans": dict(n_clusters=K),
     "Grid": dict(rows=2, columns=2),
@@ -26,7 +26,7 @@ TINY = {
     "Projector": dict(outputs={"image": 6, "region": 3}, hidden=8, end_norm="plain", predictor_hidden=7),
     "Prototypes": dict(outputs={"image": 6, "region": 3, "patch": "image"}, dim=DIM, hidden=8, bottleneck=4),
     "Constant": dict(value=0.5),
-    "Cosine": dict(start=1.0, end=0.0, warmup_epochs=1),
+    "schedules.Cosine": dict(start=1.0, end=0.0, warmup_epochs=1),
     "Scaled": dict(value=0.5),
     "ScaledCosine": dict(start=1.0, end=0.0, warmup_epochs=1),
     "Linear": dict(start=1.0, end=0.0),
@@ -110,7 +110,7 @@ CONTRACTS = {
 
 def contract_of(role, name):
     def make(self):
-        return components(role)[name](**TINY.get(name, {}))
+        return components(role)[name](**TINY.get(f"{role}.{name}", TINY.get(name, {})))
 
     return type(f"Test{role.title()}{name}", (CONTRACTS[role],), {"make": make, **OWN.get(name, {})})
 
@@ -137,5 +137,5 @@ def test_an_unknown_role_is_answered_with_the_known_ones():
 
 
 def test_the_tiny_settings_name_only_what_exists():
-    known = {name for role in ROLES for name in components(role)}
+    known = {key for role in ROLES for name in components(role) for key in (name, f"{role}.{name}")}
     assert known >= {*TINY, *OWN}

@@ -13,7 +13,7 @@ from sslkit import distributed
 from sslkit.aligners import RegionAcrossImages, RegionAcrossViews
 from sslkit.centerings import Balance, Mean
 from sslkit.clusterers import Grid
-from sslkit.losses import Distillation
+from sslkit.losses import Distillation, InfoNCE, MeanEntropy, SwappedAssignment
 from sslkit.matchers import Adaptive, Cycle, Nearest
 from sslkit.memories import Queue
 from sslkit.method import Search, Term
@@ -49,6 +49,12 @@ def cases():
         "rank": dict(searches=searches(), terms=terms_of(("image",)) | scoped("rank")),
         "cycle": dict(searches=searches(Cycle())),
         "drawn": dict(searches=searches(Adaptive(temperature=0.3))),
+        "contrast": dict(searches=searches(), terms=terms_of(loss=InfoNCE)),
+        "codes": dict(searches=searches(), terms=terms_of(loss=SwappedAssignment)),
+        "entropy": dict(searches=searches(), terms=terms_of(loss=MeanEntropy)),
+        "empty contrast": dict(
+            searches=searches(), clusterer=Grid(1, 2), terms=terms_of(loss=lambda: InfoNCE(negatives="predictions"))
+        ),
         "empty": dict(searches=searches(), clusterer=Grid(1, 2), centering=Balance()),
     }
 
@@ -56,7 +62,7 @@ def cases():
 def batches_of(case):
     for at in range(N_STEPS):
         batch = batch_of(at, b=B, first_image=B * at)
-        if case == "empty":  # the views of the second half do not overlap, so these images have no region
+        if case.startswith("empty"):  # the views of the second half do not overlap, so these images have no region
             for v, view in enumerate(batch.views):
                 view.box[B // 2 :] = torch.tensor([100.0 * v, 0, 40, 40], dtype=torch.float64)
                 view.box[: B // 2] = torch.tensor([5.0 * v, 0, 40, 40], dtype=torch.float64)
@@ -149,7 +155,19 @@ def mean_losses(ranks, case, at):
     return {name: sum(losses[name] for losses in each) / WORLD for name in each[0]}
 
 
-SAME = ["mean", "balance", "static", "pooled", "small queue", "drawn", "empty"]
+SAME = [
+    "mean",
+    "balance",
+    "static",
+    "pooled",
+    "small queue",
+    "drawn",
+    "contrast",
+    "codes",
+    "entropy",
+    "empty contrast",
+    "empty",
+]
 
 
 @pytest.mark.parametrize("case", SAME)

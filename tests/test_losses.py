@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from lightly.loss import DINOLoss, IBOTPatchLoss
 
 from sslkit.losses import Distillation
 from sslkit.schedules import Linear, Time
 from sslkit.types import Pairs, Rows
+from tests.pairings import across_views, loss_and_gradient, randn
 
 
 def pairs_of(i, j, weight):
@@ -116,3 +118,47 @@ def test_scheduled_temperatures_hold_from_their_time_on():
         loss.set_time(Time(step=2 * epoch + 1, n_steps=8, steps_per_epoch=2))
         expected = Distillation(teacher_temperature=temperature)(p, t, Pairs.diagonal(3))
         torch.testing.assert_close(loss(p, t, Pairs.diagonal(3)), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("b, c", [(1, 2), (4, 7), (16, 100)])
+@pytest.mark.parametrize("n_global, n_local", [(2, 0), (2, 6), (3, 1)])
+@pytest.mark.parametrize("teacher_temperature, student_temperature", [(0.04, 0.1), (0.07, 0.2)])
+def test_over_all_crops_and_centred_logits_it_is_the_loss_of_dino(
+    b, c, n_global, n_local, teacher_temperature, student_temperature
+):
+    student, teacher, centre = randn(n_global + n_local, b, c), randn(n_global, b, c, seed=1), randn(c, seed=2)
+    oracle = DINOLoss(c, teacher_temp=teacher_temperature, student_temp=student_temperature).double()
+
+    def theirs(x):
+        oracle.center.copy_(centre)  # it moves in every call
+        return oracle(list(teacher), list(x))
+
+    expected, slope = loss_and_gradient(theirs, student)
+    loss = Distillation(student_temperature=student_temperature, teacher_temperature=teacher_temperature)
+    centred = (teacher - centre).flatten(0, 1)
+    found, gradient = loss_and_gradient(loss, student.flatten(0, 1), centred, across_views(b, n_global, n_local))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)  # temperatures and weights are in float32
+    torch.testing.assert_close(gradient, slope.flatten(0, 1), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("b, side, c", [(1, 2, 3), (4, 5, 7), (6, 7, 50)])
+@pytest.mark.parametrize("seed", range(2))
+def test_over_masked_patches_that_share_the_weight_of_their_image_it_is_the_loss_of_ibot(b, side, c, seed):
+    mask = torch.rand(b, side, side, generator=torch.Generator().manual_seed(seed)) < 0.4
+    mask[0] = False  # an image without a masked patch still counts as an image
+    mask[-1, 0, 0] = True
+    n = int(mask.sum())
+    student, teacher, centre = randn(n, c, seed=seed), randn(n, c, seed=seed + 1), randn(c, seed=2)
+    oracle = IBOTPatchLoss(c).double()
+
+    def theirs(x):
+        oracle.center.center.copy_(centre)  # it moves in every call
+        return oracle(teacher, x, mask)
+
+    expected, slope = loss_and_gradient(theirs, student)
+    image = mask.nonzero()[:, 0]
+    weight = 1.0 / image.bincount(minlength=b)[image] / b
+    pairs = Pairs.diagonal(n, weight=weight.tolist())
+    found, gradient = loss_and_gradient(Distillation(), student, teacher - centre, pairs)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, slope, rtol=1e-5, atol=1e-8)

@@ -22,6 +22,7 @@ from sslkit.matchers import Cycle, Nearest
 from sslkit.memories import Queue
 from sslkit.method import Method, Search, Term
 from sslkit.optimizer import Optimizer
+from sslkit.registry import components
 from sslkit.schedules import Cosine, Linear, Time
 from sslkit.train import train
 from sslkit.types import Batch, View
@@ -46,13 +47,13 @@ class Patches(Backbone):
         return self
 
 
-def terms_of(names=("image", "region", "across"), *, start_epoch=0, **weights):
+def terms_of(names=("image", "region", "across"), *, loss=Distillation, start_epoch=0, **weights):
     every = dict(
         image=lambda: dict(aligner=ImageAcrossViews(), head="image"),
         region=lambda: dict(aligner=RegionAcrossViews(), head="region"),
         across=lambda: dict(aligner=RegionAcrossImages("objects"), head="region", start_epoch=start_epoch),
     )
-    return {n: Term(**every[n](), loss=Distillation(), weight=weights.get(n, 1.0)) for n in names}
+    return {n: Term(**every[n](), loss=loss(), weight=weights.get(n, 1.0)) for n in names}
 
 
 def method_of(*, seed=0, terms=None, **changes):
@@ -231,8 +232,18 @@ def test_static_shapes_change_nothing_for_a_head_that_sees_no_rows_of_its_own_ba
         assert_close(here, there)
 
 
-def test_the_order_of_the_images_in_a_batch_does_not_matter():
-    method, batch, order = warm(method_of()), batch_of(), torch.tensor([2, 0, 3, 1])
+@pytest.mark.parametrize("loss", components("losses").values())
+def test_static_shapes_change_no_loss_and_no_gradient_of_any_kind(loss):
+    dynamic, static = (warm(method_of(terms=terms_of(loss=loss), static_shapes=s)) for s in (False, True))
+    here, there = (step(m, [batch_of()])[0] for m in (dynamic, static))
+    assert all(x != 0 for x in here.losses.values())
+    assert_close(here.losses, there.losses)
+    assert_close(gradients(dynamic), gradients(static))
+
+
+@pytest.mark.parametrize("loss", components("losses").values())
+def test_the_order_of_the_images_in_a_batch_does_not_matter(loss):
+    method, batch, order = warm(method_of(terms=terms_of(loss=loss))), batch_of(), torch.tensor([2, 0, 3, 1])
     assert_close(method(taken(batch, order)).losses, method(batch).losses)
 
 

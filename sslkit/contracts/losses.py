@@ -55,6 +55,12 @@ class LossContract(ComponentContract[Loss]):
         pairs = Pairs(Rows.of(torch.zeros(6, 0)), nobody, nothing, nothing, torch.zeros(0))
         assert self.component()(normal(6, 8), torch.zeros(0, 8), pairs) == 0
 
+    def test_no_rows_make_it_zero(self) -> None:
+        p = torch.zeros(0, 8, requires_grad=True)
+        loss = self.component()(p, torch.zeros(0, 8), Pairs.diagonal(0, weight=[]))
+        loss.backward()
+        assert loss == 0
+
     def test_permuting_the_pairs_changes_nothing(self) -> None:
         p, t, pairs = self.case()
         order = torch.tensor([3, 1, 8, 0, 2, 7, 5, 6, 4])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sslkit.component import Component
-from sslkit.types import Pairs
+from sslkit.parameters import Within
+from sslkit.schedules import Scheduled
+from sslkit.types import Pairs, Rows
+
+Temperature = Annotated[Scheduled, Within(above=0)]
+Scope = Literal["rank", "all"]
 
 
 class Loss(Component):
@@ -16,3 +24,29 @@ class Loss(Component):
         self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs
     ) -> Float[Tensor, ""]:
         raise NotImplementedError
+
+
+def refuse_unlike(prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"]) -> None:
+    """Refuse rows that cannot be compared.
+
+    Raises:
+        ValueError: rows of the two have different lengths.
+    """
+    if prediction.shape[-1] != target.shape[-1]:
+        raise ValueError(f"prediction has {prediction.shape[-1]} scores a row, but target has {target.shape[-1]}")
+
+
+def wide(x: Tensor) -> Tensor:
+    """Float64 as it is, all else in float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def counting(rows: Rows, index: Int[Tensor, " n"], weight: Float[Tensor, " n"]) -> Bool[Tensor, " r"]:
+    """Which rows count: those in a pair of non-zero weight, so that it does not matter whether idle rows are kept."""
+    n_pairs = weight.new_zeros(len(rows)).index_add(0, index, (weight != 0).to(weight.dtype))
+    return (n_pairs > 0) & (rows.weight != 0)
+
+
+def together(rows: Rows, counts: Bool[Tensor, " r"]) -> Bool[Tensor, "r r"]:
+    """Which rows are of one view and both count."""
+    return (rows.view == rows.view[:, None]) & counts & counts[:, None]

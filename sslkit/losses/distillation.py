@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import precision
-from sslkit.losses.base import Loss
-from sslkit.parameters import Within
+from sslkit.losses.base import Loss, Temperature, refuse_unlike, wide
 from sslkit.registry import register
-from sslkit.schedules import Scheduled
 from sslkit.types import Pairs
-
-Temperature = Annotated[Scheduled, Within(above=0)]
 
 
 @register("losses")
@@ -45,11 +39,9 @@ class Distillation(Loss):
     def forward(
         self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs
     ) -> Float[Tensor, ""]:
-        if prediction.shape[-1] != target.shape[-1]:
-            raise ValueError(f"prediction has {prediction.shape[-1]} scores a row, but target has {target.shape[-1]}")
+        refuse_unlike(prediction, target)
         with precision.full(prediction.device):
-            wide = torch.float64 if prediction.dtype == torch.float64 else torch.float32
             # rows are picked first: logits are the largest tensors of a step, and few of them may be paired
-            q = F.softmax(target[pairs.j].to(wide) / self.teacher_temperature, dim=-1)
-            log_p = F.log_softmax(prediction[pairs.i].to(wide) / self.student_temperature, dim=-1)
+            q = F.softmax(wide(target[pairs.j]) / self.teacher_temperature, dim=-1)
+            log_p = F.log_softmax(wide(prediction[pairs.i]) / self.student_temperature, dim=-1)
             return -(pairs.weight * torch.einsum("nc,nc->n", q, log_p)).sum()
