@@ -327,7 +327,7 @@ def _refuse_not_finite(
 
 def _plain(batch: Batch) -> dict[str, Any]:
     """A batch as tensors and numbers, which any torch can read."""
-    views = [(v.pixels, v.box, v.flip, v.size, v.source) for v in batch.views]
+    views = [(v.pixels, v.box, v.flip, v.size, v.source, v.mask) for v in batch.views]
     return {"views": views, "n_global": batch.n_global, "index": batch.index, "epoch": batch.epoch, "seed": batch.seed}
 
 

@@ -24,6 +24,7 @@ RUNS = {
     "gin/base/cribo.gin": "gin/cribo.gin",
     "gin/base/cribo_authors.gin": "gin/recipes/cribo_in1k_vits16.gin",
     "gin/base/dino.gin": "gin/dino.gin",
+    "gin/base/ibot.gin": "gin/ibot.gin",
     "gin/base/scenes.gin": "gin/cribo.gin",
     "gin/base/small.gin": "gin/cribo.gin",
     "gin/base/two_views.gin": "gin/cribo.gin",
