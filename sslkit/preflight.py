@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from sslkit.augmenters import Augmenter
+from sslkit.backbones.hiding import kept
 from sslkit.config import Config
 from sslkit.config.build import FAILED, Builder
 from sslkit.config.problem import Problem
@@ -27,6 +29,7 @@ from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels
 MOMENTS, EPOCHS = 200, 2000  # of a run at which a schedule is looked at
+DRAWS = 8  # of masks that are compared
 
 
 def contradictions(settings: Config) -> list[Problem]:
@@ -86,7 +89,8 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     if method is not None and built["augmenter"] is not None:
         views = _views(settings, method, built["augmenter"])
         if isinstance(views, tuple):
-            views = _together(settings, train, method, views) or views
+            found = _together(settings, train, method, views) or _dropped(settings, method, built["augmenter"])
+            views = found or views
         problems += views if isinstance(views, list) else _step(settings, method, views, length, bool(problems))
         for name, protocol in (built["evaluations"] or {}).items():
             problems += _evaluation(train, name, protocol, method)
@@ -247,6 +251,23 @@ def _together(settings: Config, train: Node, method: Method, seen: tuple[list[Vi
     return problems
 
 
+def _dropped(settings: Config, method: Method, augmenter: Callable[..., list[View]]) -> list[Problem]:
+    """Masks that hide more of one view than of another, where what is hidden is dropped."""
+    if method.student.backbone.mask != "drop":
+        return []
+    together: dict[tuple[int, int], list[Tensor]] = {}
+    for index in range(DRAWS):
+        for view in augmenter([Image.new("RGB", (64, 64))], Key(0, 0, index)):
+            if view.mask is not None:
+                together.setdefault((view.pixels.shape[-1], len(view.mask)), []).append(view.mask)
+    try:
+        for masks in together.values():
+            kept(torch.stack(masks))
+    except ValueError as error:
+        return [_speaking_of(settings, error)]
+    return []
+
+
 def _step(
     settings: Config, method: Method, seen: tuple[list[View], int], length: Plan | None, is_wrong: bool
 ) -> list[Problem]:
@@ -303,7 +324,7 @@ def _culprit(settings: Config, error: BaseException) -> list[Argument]:
     given = [a for node in nodes for a in node.arguments.values() if a.origin]
     if any(node.known.role == "backbones" for node in nodes):
         crops = [node for node in settings.tree.nodes() if node.known.role == "augmenters"]
-        given += [node.arguments["size"] for node in crops if "size" in node.arguments]
+        given += [node.arguments[name] for node in crops for name in ("size", "masking") if name in node.arguments]
     return given or [Argument(node, askers.get(id(node))) for node in nodes]
 
 

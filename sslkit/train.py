@@ -357,7 +357,7 @@ def _refuse_not_finite(
 
 def _plain(batch: Batch) -> dict[str, Any]:
     """A batch as tensors and numbers, which any torch can read."""
-    views = [(v.pixels, v.box, v.flip, v.size, v.source) for v in batch.views]
+    views = [(v.pixels, v.box, v.flip, v.size, v.source, v.mask) for v in batch.views]
     named = {name: getattr(batch, name) for name in ("n_global", "index", "epoch", "seed", "partner", "label")}
     return {"views": views, **named}
 

@@ -363,7 +363,7 @@ CASES = [
         heads.Prototypes.outputs = {1: 256, 'region': 256}
         """,
         """
-        mine.gin:2: heads.Prototypes.outputs = {1: 256, 'region': 256} does not fit its type, Mapping[str, int (at least 2)]
+        mine.gin:2: heads.Prototypes.outputs = {1: 256, 'region': 256} does not fit its type, Mapping[str, int (at least 2) | str]
         """,
     ),
     Case(
@@ -372,7 +372,7 @@ CASES = [
         heads.Prototypes.outputs = {'image': 2.5, 'region': 256}
         """,
         """
-        mine.gin:2: heads.Prototypes.outputs = {'image': 2.5, 'region': 256} does not fit its type, Mapping[str, int (at least 2)]
+        mine.gin:2: heads.Prototypes.outputs = {'image': 2.5, 'region': 256} does not fit its type, Mapping[str, int (at least 2) | str]
         """,
     ),
     Case(
@@ -1789,6 +1789,135 @@ CASES = [
         """,
         """
         mine.gin:2: optimizer does not exist; did you mean 'Optimizer'?
+        """,
+    ),
+    Case(
+        "masking of other patches than the backbone's",
+        """
+        maskings.Blocks.patch_size = 16
+        """,
+        """
+        mine.gin:2: maskings.Blocks.patch_size = 16: a step does not work on views of 64 px, 64 px: a mask has 16 patches, but vit_tiny_patch16_224 sees 64 of 8 px in a view of 64 x 64 px: the masking should have patch_size=8
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "masking of other patches by default",
+        """
+        backbones.Timm.name = 'vit_tiny_patch16_224'
+        backbones.Timm.options = {'img_size': 64, 'patch_size': 8, 'depth': 1}
+        backbones.Timm.mask = 'token'
+        augmenters.Crop.masking = @maskings.Random()
+        """,
+        """
+        mine.gin:5: augmenters.Crop.masking = @maskings.Random(): a step does not work on views of 64 px, 64 px: a mask has 16 patches, but vit_tiny_patch16_224 sees 64 of 8 px in a view of 64 x 64 px: the masking should have patch_size=8
+          mine.gin:4: backbones.Timm.mask = 'token'
+          mine.gin:3: backbones.Timm.options = {'img_size': 64, 'patch_size': 8, 'depth': 1}
+          mine.gin:2: backbones.Timm.name = 'vit_tiny_patch16_224'
+          gin/base/small.gin:21: augmenters.Crop.size = 64
+          gin/base/small.gin:6: backbones.Timm.padding = 'reflect'
+        """,
+        base="gin/dino.gin",
+        builds=True,
+    ),
+    Case(
+        "masking of patches larger than the view",
+        """
+        maskings.Blocks.patch_size = 128
+        """,
+        """
+        mine.gin:2: maskings.Blocks.patch_size = 128: patch_size=128, but a view has only 64 pixels
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "masks for a network without patch tokens",
+        """
+        backbones.Timm.name = 'resnet18'
+        backbones.Timm.options = {}
+        """,
+        """
+        gin/base/ibot.gin:11: backbones.Timm.mask = 'token': backbones.Timm refuses: mask='token', but resnet18 has no patch tokens to hide; a ViT of timm has
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "masked views for a network without patch tokens",
+        """
+        augmenters.Crop.masking = @maskings.Blocks()
+        """,
+        """
+        gin/base/cribo.gin:5: Method.backbone = @backbones.Timm(): a step does not work on views of 64 px, 64 px: a view has a mask, but mask=None: resnet18 has no patch tokens, take a ViT, or leave out augmenters.Crop.masking
+        """,
+        builds=True,
+    ),
+    Case(
+        "masked views for a backbone that was not told",
+        """
+        backbones.Timm.mask = None
+        """,
+        """
+        mine.gin:2: backbones.Timm.mask = None: a step does not work on views of 64 px, 64 px: a view has a mask, but mask=None: set Timm.mask = 'token', or leave out augmenters.Crop.masking
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "term of masked patches without masks",
+        """
+        one/augmenters.Crop.masking = None
+        two/augmenters.Crop.masking = None
+        """,
+        """
+        gin/base/ibot.gin:8: patch/Term.aligner = @aligners.MaskedPatches(): a step does not work on views of 64 px, 64 px: term 'patch': no global view has a mask, so there is nothing to predict: set augmenters.Crop.masking
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "prediction of patches that are dropped",
+        """
+        backbones.Timm.mask = 'drop'
+        """,
+        """
+        gin/base/dino.gin:5: Method.backbone = @backbones.Timm(): Method refuses: term 'patch' compares hidden patches, but the backbone's mask='drop' leaves nothing in their places: set Timm.mask = 'token'
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "different numbers of patches dropped",
+        """
+        Method.terms = %DINO_TERMS
+        backbones.Timm.mask = 'drop'
+        """,
+        """
+        mine.gin:3: backbones.Timm.mask = 'drop': with mask='drop' images that pass together must keep the same number of patches, but 40 to 64 are kept: hide the same number in each (maskings.Random), or set Timm.mask = 'token'
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "prototypes shared with nobody",
+        """
+        heads.Prototypes.outputs = {'image': 256, 'patch': 'imag'}
+        """,
+        """
+        mine.gin:2: heads.Prototypes.outputs = {'image': 256, 'patch': 'imag'}: heads.Prototypes refuses: outputs={'image': 256, 'patch': 'imag'}, but 'patch' can only share prototypes that another has of its own; there are those of: image
+        """,
+        base="gin/ibot.gin",
+        builds=True,
+    ),
+    Case(
+        "masking that is none",
+        """
+        augmenters.Crop.masking = @clusterers.Grid()
+        """,
+        """
+        mine.gin:2: augmenters.Crop.masking = @clusterers.Grid() does not fit its type, Masking | None; it takes @maskings.Blocks(), @maskings.Random()
         """,
     ),
 ]

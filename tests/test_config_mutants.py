@@ -21,11 +21,18 @@ N_MUTANTS = 168  # of each file
 BUILT = 17  # one in so many is looked at for contradictions too, which takes its time
 # a file that is only part of a run, and the files of a run that it is part of
 RUNS = {
+    "gin/base/adaptive_partners.gin": "gin/adasim.gin",
+    "gin/base/byol.gin": "gin/byol.gin",
     "gin/base/cribo.gin": "gin/cribo.gin",
     "gin/base/cribo_authors.gin": "gin/recipes/cribo_in1k_vits16.gin",
     "gin/base/dino.gin": "gin/dino.gin",
+    "gin/base/ibot.gin": "gin/ibot.gin",
     "gin/base/objects.gin": "gin/dino.gin gin/base/objects.gin",
+    "gin/base/mocov3.gin": "gin/mocov3.gin",
+    "gin/base/nnclr.gin": "gin/nnclr.gin",
     "gin/base/scenes.gin": "gin/cribo.gin",
+    "gin/base/simsiam.gin": "gin/simsiam.gin",
+    "gin/base/swav.gin": "gin/swav.gin",
     "gin/base/small.gin": "gin/cribo.gin",
     "gin/base/two_views.gin": "gin/cribo.gin",
 }

@@ -148,7 +148,7 @@ class Timm(Backbone):
             px = self.model.patch_embed.patch_size[0]
             raise ValueError(
                 f"a mask has {mask.shape[1]} patches, but {self.name} sees {h * w} of {px} px in a view of "
-                f"{pixels.shape[-2]} x {pixels.shape[-1]} px: set patch_size of the masking to {px}"
+                f"{pixels.shape[-2]} x {pixels.shape[-1]} px: the masking should have patch_size={px}"
             )
 
     def without_drop_path(self) -> Self:

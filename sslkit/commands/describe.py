@@ -126,7 +126,9 @@ def _linked(name: str, value: Any, node: Node, entry: Node) -> tuple[str, tuple[
         for head in method.arguments["heads"].value or ():
             outputs = head.arguments["outputs"].value if isinstance(head, Node) and "outputs" in head.arguments else {}
             if isinstance(outputs, Mapping) and value in outputs:
-                return f" of {head.known.thing.__name__}, {outputs[value]} wide", ()
+                size = outputs[value]
+                said = f"the prototypes of {size!r}" if isinstance(size, str) else f"{size} wide"
+                return f" of {head.known.thing.__name__}, {said}", ()
     if name == "search" and node.known.role == "aligners":
         search = (method.arguments["searches"].value or {}).get(value)
         if isinstance(search, Node):

@@ -88,12 +88,12 @@ def head_of(method: Any, name: Any) -> Words:
     given = value(method, "heads")
     heads = [head for head in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(head, Node)]
     sizes = [
-        (head, a.value[name])
+        (head, f"as {a.value[name]}" if isinstance(a.value[name], str) else spell(a.value[name]))
         for head in heads
         for a in head.arguments.values()
         if isinstance(a.value, Mapping) and isinstance(name, str) and name in a.value
     ]
-    lines = [f"{spell(head)}: {spell(size)}" for head, size in sizes] or [spell(head) for head in heads] or ["open"]
+    lines = [f"{spell(head)}: {size}" for head, size in sizes] or [spell(head) for head in heads] or ["open"]
     centering = value(method, "centering", None)
     centering = centering.get(name, OPEN) if isinstance(centering, Mapping) else centering
     centred = "default" if centering is None else spell(centering)
