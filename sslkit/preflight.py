@@ -251,7 +251,7 @@ def _together(settings: Config, train: Node, method: Method, seen: tuple[list[Vi
     return problems
 
 
-def _dropped(settings: Config, method: Method, augmenter: Callable[..., list[View]]) -> list[Problem]:
+def _dropped(settings: Config, method: Method, augmenter: Augmenter) -> list[Problem]:
     """Masks that hide more of one view than of another, where what is hidden is dropped."""
     if method.student.backbone.mask != "drop":
         return []

@@ -49,7 +49,7 @@ def test_the_entries_of_a_file_are_known_before_anything_is_built():
     assert settings.has("train")
     assert not settings.has("evaluation")
     assert settings.argument("train", "batch_size").value == 32
-    assert str(settings.argument("train", "batch_size").origin.place) == "gin/base/small.gin:40"
+    assert str(settings.argument("train", "batch_size").origin.place) == "gin/base/small.gin:31"
 
 
 def test_the_command_line_holds_over_files_and_the_later_file_over_the_earlier(write):

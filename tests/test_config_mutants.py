@@ -33,7 +33,9 @@ RUNS = {
     "gin/base/scenes.gin": "gin/cribo.gin",
     "gin/base/simsiam.gin": "gin/simsiam.gin",
     "gin/base/swav.gin": "gin/swav.gin",
+    "gin/base/msn.gin": "gin/msn.gin",
     "gin/base/small.gin": "gin/cribo.gin",
+    "gin/base/small_prototypes.gin": "gin/cribo.gin",
     "gin/base/two_views.gin": "gin/cribo.gin",
 }
 OPEN = {"gin/recipes": "train.data = @datasets.Scenes()", "gin/protocols": "DATA = '.'"}
