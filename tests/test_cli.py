@@ -116,6 +116,14 @@ def test_describe_leaves_nothing_out():
                 assert f"{name} = {argument.value!r}" in said
 
 
+def test_describe_says_whose_prototypes_an_output_layer_shares(tmp_path):
+    picture = tmp_path / "flow.svg"
+    said, code = run("describe", "gin/ibot.gin", "--picture", str(picture))
+    assert code == 0
+    assert "head = 'patch' of Prototypes, the prototypes of 'image'" in said
+    assert "Prototypes: as image" in picture.read_text()
+
+
 def test_describe_draws_the_flow_of_data(tmp_path):
     picture = tmp_path / "flow.svg"
     assert run("describe", "gin/cribo.gin", "--picture", str(picture))[1] == 0
