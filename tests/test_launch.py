@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,25 +110,56 @@ def test_other_settings_on_the_same_directory_are_refused(finished, sslkit):
     assert same(before, weights(run))
 
 
+# three steps an epoch, and partners that are often other images
+ADAPTIVE = (
+    "scenes/datasets.Scenes.n_images = 24",
+    "train.batch_size = 8",
+    "train.n_workers = 1",
+    "train.evaluations = None",
+    "memories.PerImage.window = 2",
+    "Partners.matcher = @matchers.Nearest()",
+)
+METHODS = {"gin/cribo.gin": (*TINY, "train.save_every = 3"), "gin/adasim.gin": (*ADAPTIVE, "train.save_every = 4")}
+
+
+@pytest.mark.parametrize("file", METHODS)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_run_killed_at_any_moment_ends_with_the_same_bits(finished, tmp_path, seed):
-    whole, _ = finished
-    run = tmp_path / "killed"
-    words = command(
-        "launch", "--gin", "gin/cribo.gin", "--steps", "14", "--out", str(run), bindings=(*TINY, "train.save_every = 3")
-    )
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(file, seed, tmp_path):
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+
+    def words(out):
+        return command("launch", "--gin", file, "--steps", "14", "--out", str(out), bindings=METHODS[file])
+
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    subprocess.run(words(whole), cwd=ROOT, env=environment, check=True, capture_output=True, timeout=600)
+    process = subprocess.Popen(words(run), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not checkpoint.steps(run) and process.poll() is None:
         time.sleep(0.02)
     time.sleep(random.Random(seed).uniform(0, 1.0))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     interrupted = checkpoint.steps(run)[-1]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words(run), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"going on from step {interrupted}" in done.stdout or interrupted == 14
     assert same(weights(whole), weights(run))
+
+
+def test_partners_are_drawn_again_as_they_were_from_every_checkpoint_in_the_middle_of_an_epoch(tmp_path, sslkit):
+    whole, run = tmp_path / "whole", tmp_path / "again"
+    bindings = (*ADAPTIVE, "train.save_every = 1", "train.keep = 14")
+    asked = ("launch", "--gin", "gin/adasim.gin", "--steps", "14")
+    assert sslkit(*asked, "--out", str(whole), bindings=bindings).returncode == 0
+    assert json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["partners/bootstrapped"] == 1
+    for left in (7, 8, 9, 10):  # epoch 2 is steps 7 to 9: partners are active and three checkpoints lie inside it
+        shutil.copytree(whole, run, dirs_exist_ok=True)
+        for step in checkpoint.steps(run):
+            if step > left:
+                checkpoint.path(run, step).unlink()
+        done = sslkit(*asked, "--out", str(run), bindings=bindings)
+        assert done.returncode == 0, done.stderr
+        assert f"going on from step {left} of 14" in done.stdout
+        assert same(weights(whole), weights(run))
 
 
 def test_a_truncated_checkpoint_is_passed_over_with_a_warning(finished, tmp_path, sslkit):
