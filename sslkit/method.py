@@ -3,194 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sslkit import draws, ops, precision
-from sslkit.aligners import Aligner
+from sslkit import draws, ops, precision, projection
 from sslkit.backbones import Backbone
 from sslkit.centerings import Centering, Mean
 from sslkit.clusterers import Clusterer
 from sslkit.component import Component
 from sslkit.geometry import patch_positions
 from sslkit.heads import Head
-from sslkit.losses import Loss
-from sslkit.matchers import Matcher
-from sslkit.memories import Memory
-from sslkit.parameters import Natural, Share, Within
+from sslkit.network import Network
+from sslkit.parameters import Natural, Within
 from sslkit.partners import Partners
 from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time
-from sslkit.types import Batch, Features, Matches, Outcome, Pairs, Queries, Regions, Rows, Step, View
-
-
-class Network(nn.Module):
-    """A backbone and its heads; every head names its output layers."""
-
-    def __init__(self, backbone: Backbone, heads: Sequence[Head]):
-        super().__init__()
-        self.backbone = backbone
-        self.heads = cast(Sequence[Head], nn.ModuleList(heads))
-        names = [name for head in heads for name in head.names]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two heads of the method have an output named {name!r}: rename one")
-        self.head_of = {name: i for i, head in enumerate(heads) for name in head.names}
-
-    def forward(self, views: Sequence[View], index: Int[Tensor, " b"], *, masked: bool = False) -> Features:
-        """One pass of the backbone for each resolution, views of the same size together.
-
-        Args:
-            masked: hide what the views' masks say; views without one pass by themselves then.
-        """
-        masks = [v.mask if masked else None for v in views]
-        kinds = [
-            (v.pixels.shape[-2:], None if mask is None else mask.shape[-1])
-            for v, mask in zip(views, masks, strict=True)
-        ]
-        images: dict[int, Tensor] = {}
-        patches: dict[int, Tensor] = {}
-        grids: dict[int, tuple[int, int]] = {}
-        for kind in dict.fromkeys(kinds):
-            chosen = [v for v, k in enumerate(kinds) if k == kind]
-            hidden = [mask for v in chosen if (mask := masks[v]) is not None]
-            pixels = torch.cat([views[v].pixels for v in chosen])
-            image, patch, grid = self.backbone(pixels, torch.cat(hidden)) if hidden else self.backbone(pixels)
-            for v, x, y in zip(chosen, image.chunk(len(chosen)), patch.chunk(len(chosen)), strict=True):
-                images[v], patches[v], grids[v] = x, y, grid
-        order = range(len(views))
-        return Features(
-            images=tuple(images[v] for v in order),
-            patches=tuple(patches[v] for v in order),
-            grids=tuple(grids[v] for v in order),
-            index=index,
-            sources=tuple(v.source for v in views),
-        )
-
-    def project(self, rows: Float[Tensor, "n d"], output: str) -> Float[Tensor, "n c"]:
-        """Rows through the head that has the output layer.
-
-        Raises:
-            ValueError: no head has it.
-        """
-        logits: Tensor = self._head(output)(rows, output)
-        return logits
-
-    def width(self, output: str) -> int:
-        """Of the rows that `project` makes."""
-        return self._head(output).widths[output]
-
-    def _head(self, output: str) -> Head:
-        if output not in self.head_of:
-            raise ValueError(
-                f"head={output!r} is not an output of the method's heads; they have: {', '.join(self.head_of)}"
-            )
-        return self.heads[self.head_of[output]]
-
-    def output_layers(self) -> Iterator[nn.Parameter]:
-        """Parameters of the last layer of every head."""
-        for head in self.heads:
-            yield from head.outputs.parameters()
-
-
-@joint
-class Search(Component):
-    """Which rows of this step look for their like, where, and how the answers are judged.
-
-    Args:
-        level: the teacher's `"region"` rows or its `"image"` vectors.
-        output: of the teacher's heads, whose embeddings are compared and kept; rows of the backbone if left out, which
-            pass a head once they are found.
-    """
-
-    matcher: Matcher
-    memory: Memory
-
-    def __init__(
-        self,
-        *,
-        matcher: Matcher,
-        memory: Memory,
-        level: Literal["region", "image"] = "region",
-        output: str | None = None,
-    ):
-        super().__init__()
-        self.level, self.output, self.matcher, self.memory = level, output, matcher, memory
-
-    def queries(self, batch: Batch, teacher: Network, seen: Features, regions: Regions | None) -> Queries:
-        """What the teacher made of this batch, in the space that is searched."""
-        queries = self._rows(batch, seen, regions)
-        if self.output is None:
-            return queries
-        rows = teacher.project(queries.rows.flatten(0, 1), self.output)
-        return replace(queries, rows=rows.unflatten(0, queries.rows.shape[:2]))
-
-    def _rows(self, batch: Batch, seen: Features, regions: Regions | None) -> Queries:
-        if self.level == "image":
-            chance = draws.uniform(batch.seed, batch.epoch, batch.index, len(seen.images), "match").T
-            return replace(Queries.of_images(batch, seen), chance=chance)
-        if regions is None:
-            raise ValueError("level='region' needs regions, but the method has no clusterer (Method.clusterer)")
-        n_planes, n, k = regions.n_views, len(regions), regions.valid.shape[1]
-        item = regions.teacher.item[:n]
-        chance = draws.uniform(batch.seed, batch.epoch, batch.index, n_planes * k, "match").unflatten(1, (n_planes, k))
-        return Queries(
-            rows=regions.teacher.rows.unflatten(0, (n_planes, n)),
-            item=item,
-            images=batch.index,
-            place=regions.place,
-            weight=regions.teacher.weight[:n],
-            chance=chance[item, :, regions.cluster].T,
-        )
-
-    def forward(self, queries: Queries) -> Matches:
-        if self.memory.n_planes not in (None, len(queries.rows)):
-            raise ValueError(f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)} global views")
-        matches: Matches = self.matcher(queries, self.memory)
-        return replace(matches, output=self.output)
-
-
-@joint
-class Term(Component):
-    """One loss with its pairs, its head and its weight.
-
-    Args:
-        head: output layer that both sides of a pair pass; None compares the backbone's rows as they are.
-        weight: factor of the loss in the objective.
-        start_epoch, start_step, start_fraction: before the latest of them (the last is a share of the run) the term is
-            0 and costs nothing.
-    """
-
-    def __init__(
-        self,
-        *,
-        aligner: Aligner,
-        loss: Loss,
-        head: str | None,
-        weight: Scheduled = 1.0,
-        start_epoch: Natural = 0,
-        start_step: Natural = 0,
-        start_fraction: Share = 0.0,
-    ):
-        super().__init__()
-        self.aligner, self.loss, self.head = aligner, loss, head
-        self.start_epoch, self.start_step, self.start_fraction = start_epoch, start_step, start_fraction
-        self.is_on = start_epoch == start_step == start_fraction == 0
-        self.schedule("weight", weight)
-
-    def set_time(self, time: Time) -> None:
-        super().set_time(time)
-        self.is_on = time.step >= self.first_step(time.n_steps, time.steps_per_epoch)
-
-    def first_step(self, n_steps: int, per_epoch: int) -> int:
-        """The step from which on the term counts, in a run of that length."""
-        return max(self.start_epoch * per_epoch, self.start_step, round(self.start_fraction * n_steps))
+from sslkit.search import Search
+from sslkit.term import Term
+from sslkit.types import Batch, Features, Outcome, Pairs, Regions, Rows, Step
 
 
 @joint
@@ -309,15 +144,15 @@ class Method(Component):
         on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
         heads = {name: term.head for name, term in on.items()}
         asked = {name: _asked(name, term, step) for name, term in on.items()}
-        pairs = asked if self.static_shapes or batch.index.is_meta else _without_idle_rows(asked, heads)
+        pairs = asked if self.static_shapes or batch.index.is_meta else projection.without_idle_rows(asked, heads)
         with torch.no_grad():
-            targets = _project(
+            targets = projection.project(
                 self.teacher, [(pairs[name].target.rows, head, pairs[name].output) for name, head in heads.items()]
             )
             scored = {name: head for name, head in heads.items() if head is not None and head in self.centerings}
-            own = _own_targets(targets, pairs, scored, _of_this_batch(asked, step))
+            own = projection.own_targets(targets, pairs, scored, projection.of_this_batch(asked, step))
             offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
-        predictions = _project(
+        predictions = projection.project(
             self.student, [(pairs[name].prediction.rows, head, None) for name, head in heads.items()]
         )
         losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
@@ -421,84 +256,5 @@ def _asked(name: str, term: Term, step: Step) -> Pairs:
     return pairs
 
 
-def _without_idle_rows(pairs: Mapping[str, Pairs], heads: Mapping[str, str | None]) -> dict[str, Pairs]:
-    """The same pairs without those of weight 0, and without rows that none is left for in any term of their head."""
-    left = {}
-    for name, p in pairs.items():
-        keep = p.weight != 0
-        left[name] = replace(p, i=p.i[keep], j=p.j[keep], weight=p.weight[keep])
-    for side, index in (("prediction", "i"), ("target", "j")):
-        sharing: dict[tuple[int, str | None], list[str]] = {}
-        for name, p in left.items():
-            sharing.setdefault((id(getattr(p, side).rows), heads[name]), []).append(name)
-        for names in sharing.values():
-            rows: Rows = getattr(left[names[0]], side)
-            indices = [getattr(left[name], index) for name in names]
-            used, found = torch.cat(indices).unique(return_inverse=True)
-            if len(used) < len(rows):
-                some = rows.at(used)
-                for name, place in zip(names, found.split([len(x) for x in indices]), strict=True):
-                    left[name] = replace(left[name], **{side: some, index: place})
-    return left
-
-
-def _of_this_batch(pairs: Mapping[str, Pairs], step: Step) -> set[str]:
-    """The terms whose targets are the teacher's own rows of this step, and not found in a memory."""
-    own = {id(rows.rows) for rows in _rows_of(step)}
-    return {name for name, p in pairs.items() if id(p.target.rows) in own}
-
-
-def _own_targets(
-    targets: Mapping[tuple[int, str | None], Tensor],
-    pairs: Mapping[str, Pairs],
-    heads: Mapping[str, str],
-    own: Collection[str],
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each head, raw teacher logits and whether a pair asks for them: of this batch's own rows, else of all."""
-    found = {}
-    for head in dict.fromkeys(heads.values()):
-        names = [name for name in heads if heads[name] == head]
-        asked: dict[int, Tensor] = {}
-        for p in [pairs[name] for name in names if name in own] or [pairs[name] for name in names]:
-            rows = id(p.target.rows)
-            asked[rows] = asked.get(rows, p.weight.new_zeros(len(p.target))).index_add(0, p.j, p.weight)
-        logits = [targets[rows, head] for rows in asked]
-        weight = torch.cat(list(asked.values()))
-        found[head] = (logits[0] if len(logits) == 1 else torch.cat(logits), weight.ne(0).to(weight.dtype))
-    return found
-
-
-def _project(
-    network: Network, asked: Sequence[tuple[Tensor, str | None, str | None]]
-) -> dict[tuple[int, str | None], Tensor]:
-    """What a head makes of rows, by (id of the rows, its output): each output sees all its rows of the step together.
-
-    Together, because BatchNorm in a head would otherwise measure a few matched rows by statistics of their own. Asked
-    for are (rows, output wanted, output that they come from already); where none is wanted, rows stay as they are.
-    """
-    made: dict[tuple[int, str | None], Tensor] = {
-        (id(rows), output): rows for rows, output, reached in asked if output == reached
-    }
-    wanted = [(rows, output) for rows, output, reached in asked if output is not None and output != reached]
-    for output in dict.fromkeys(output for _, output in wanted):
-        distinct = list({id(rows): rows for rows, name in wanted if name == output}.values())
-        logits = network.project(distinct[0] if len(distinct) == 1 else torch.cat(distinct), output)
-        for rows, part in zip(distinct, logits.split([len(rows) for rows in distinct]), strict=True):
-            made[id(rows), output] = part
-    return made
-
-
 def _has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
-
-
-def _rows_of(step: Step) -> Iterator[Rows]:
-    """The teacher's own rows of a step."""
-    yield step.teacher.image
-    if "patch" in vars(step.teacher):  # made on first use; asking would copy every token
-        yield step.teacher.patch
-    if step.regions is not None:
-        yield step.regions.teacher
-
-
-__all__ = ["Method", "Network", "Search", "Term"]

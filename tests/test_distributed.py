@@ -16,7 +16,8 @@ from sslkit.clusterers import Grid
 from sslkit.losses import Distillation, InfoNCE, MeanEntropy, SwappedAssignment
 from sslkit.matchers import Adaptive, Cycle, Nearest
 from sslkit.memories import Queue
-from sslkit.method import Search, Term
+from sslkit.search import Search
+from sslkit.term import Term
 from tests.test_method import assert_close, batch_of, method_of, taken, terms_of
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,9 @@ from sslkit.backbones import Timm
 from sslkit.centerings import Balance, Mean
 from sslkit.heads import Prototypes
 from sslkit.losses import Distillation
-from sslkit.method import Method, Term
+from sslkit.method import Method
 from sslkit.schedules import Time
+from sslkit.term import Term
 from sslkit.types import Batch, Pairs, View
 
 SIDE, N, B = 32, 16, 4  # pixels and patches of a global view, images

@@ -20,10 +20,12 @@ from sslkit.heads import Prototypes
 from sslkit.losses import Distillation
 from sslkit.matchers import Cycle, Nearest
 from sslkit.memories import Queue
-from sslkit.method import Method, Search, Term
+from sslkit.method import Method
 from sslkit.optimizer import Optimizer
 from sslkit.registry import components
 from sslkit.schedules import Cosine, Linear, Time
+from sslkit.search import Search
+from sslkit.term import Term
 from sslkit.train import train
 from sslkit.types import Batch, View
 

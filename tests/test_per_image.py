@@ -28,7 +28,7 @@ from sslkit.matchers import Nearest
 from sslkit.memories import IVF, Exact, Flat, PerImage
 from sslkit.memories.history import CHUNK, PAIR, History, pool
 from sslkit.memories.indexes.ivf import k_means
-from sslkit.method import Search
+from sslkit.search import Search
 from sslkit.types import Queries
 from tests.conftest import ROOT
 from tests.test_contracts import kept_of_the_first_view

@@ -10,9 +10,10 @@ from sslkit.heads import Prototypes
 from sslkit.losses import Distillation
 from sslkit.matchers import Cycle
 from sslkit.memories import Queue
-from sslkit.method import Method, Term
+from sslkit.method import Method
 from sslkit.monitors.health import health
 from sslkit.precision import autocast
+from sslkit.term import Term
 from sslkit.types import Batch, Queries, View
 
 

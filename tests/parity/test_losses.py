@@ -5,8 +5,8 @@ import torch
 from sslkit.aligners import ImageAcrossViews, RegionAcrossImages, RegionAcrossViews
 from sslkit.centerings import Mean
 from sslkit.losses import Distillation
-from sslkit.method import Term
 from sslkit.schedules import Time
+from sslkit.term import Term
 from sslkit.types import Batch, Features, Matches, Regions, Rows, Step
 
 

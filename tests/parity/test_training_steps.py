@@ -11,9 +11,11 @@ from sslkit.heads import Prototypes
 from sslkit.losses import Distillation
 from sslkit.matchers import Cycle
 from sslkit.memories import Queue
-from sslkit.method import Method, Search, Term
+from sslkit.method import Method
 from sslkit.optimizer import Optimizer
 from sslkit.schedules import Time
+from sslkit.search import Search
+from sslkit.term import Term
 from sslkit.types import Batch, Queries, View
 from tests.parity.test_backbone import vit_like
 
