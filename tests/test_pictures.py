@@ -233,3 +233,11 @@ def test_pca_draws_the_features_of_a_backbone(tmp_path, n):
     pictures.pca(backbone, torch.randn(n, 3, 32, 48), tmp_path / "pca.png")
     size_of(tmp_path / "pca.png")
     assert backbone.training
+
+
+def test_partners_are_drawn_with_the_neighbours_that_there_are(tmp_path):
+    asked, images = Asked(), torch.tensor([3, 8])
+    neighbours, similarity = torch.tensor([[3, 5], [9, -1]]), torch.tensor([[1.0, 0.9], [0.8, -torch.inf]])
+    pictures.partners(images, neighbours, similarity, torch.tensor([5, 8]), asked, tmp_path / "partners.png")
+    assert set(asked) == {3, 5, 8, 9}
+    assert size_of(tmp_path / "partners.png")[0] > 800

@@ -104,6 +104,35 @@ def matches(
     _save(figure, path)
 
 
+def partners(
+    images: Int[Tensor, " m"],
+    neighbours: Int[Tensor, "m k"],
+    similarity: Float[Tensor, "m k"],
+    partner: Int[Tensor, " m"],
+    dataset: Samples,
+    path: str | Path,
+    *,
+    title: str = "",
+) -> None:
+    """A row for each image: itself, its partner, and its nearest neighbours with their similarity.
+
+    The image itself and its partner have colours of their own among the neighbours.
+    """
+    figure, axes = _sheet(len(images), 2 + neighbours.shape[1], title)
+    for row, image, found, scores, other in zip(
+        axes, images.tolist(), neighbours.tolist(), similarity.tolist(), partner.tolist(), strict=True
+    ):
+        _show(row[0], np.asarray(dataset[image].image.convert("RGB")), f"image {image}", BOX_COLORS[0])
+        said = f"partner {other}" if other != image else "its own partner"
+        _show(row[1], np.asarray(dataset[other].image.convert("RGB")), said, BOX_COLORS[1])
+        for axis, index, score in zip(row[2:], found, scores, strict=True):
+            if index < 0:
+                continue
+            color = {other: BOX_COLORS[1], image: BOX_COLORS[0]}.get(index, QUIET)
+            _show(axis, np.asarray(dataset[index].image.convert("RGB")), f"{index}: {score:.3f}", color)
+    _save(figure, path)
+
+
 def curves(metrics: str | Path, path: str | Path) -> None:
     """A panel per group of numbers over the steps: `loss/image` and `loss/region` share the panel `loss`.
 
