@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def train(setting: str, method: str, seed: int, run: Path, bindings: list[str]) -> None:
-    """Train one method with one seed, or go on with it, unless it is done; what it says goes to a file beside its run directory."""
+    """Train one method with one seed, or go on with it, unless it is done; what it says goes to RUN.log."""
     if (run / "results.json").is_file():
         return
     what = f"{SETTINGS[setting][0]}, {method}, seed {seed}"
