@@ -134,8 +134,9 @@ class Views(Dataset[Batch]):
 
     def _sources(self, sample: Sample, place: Place) -> list[Image]:
         """The pictures of an item; a partner is read only if a view shows it."""
-        if self.augmenter.n_sources == 1 or place.partner == place.index:
-            return [sample.image] * self.augmenter.n_sources
+        n = self.augmenter.n_sources
+        if n == 1 or place.partner == place.index:
+            return [sample.image] * n
         return [sample.image, self.data[place.partner].image]
 
     def first(self, n: int) -> Batch:
@@ -162,7 +163,9 @@ def batches(
         partners: of all images in an epoch, asked for when its first batch is; workers then live for one epoch.
     """
     views = Views(data, augmenter, sampler.seed, augmenter.n_global)
-    load = partial(DataLoader, views, collate_fn=_as_it_is, num_workers=n_workers, pin_memory=pin)
+    # a generator of its own: a loader draws a number when it starts, which is in the middle of a run where one goes on
+    own = torch.Generator().manual_seed(sampler.seed)
+    load = partial(DataLoader, views, collate_fn=_as_it_is, num_workers=n_workers, pin_memory=pin, generator=own)
     if partners is None:
         yield from load(batch_sampler=sampler)
         return

@@ -107,6 +107,12 @@ class Method(Component):
 
     def _centerings(self, given: Centering | Mapping[str, Centering]) -> dict[str, Centering]:
         made = {}
+        embeddings = [name for head in self.student.heads if not head.scores for name in head.names]
+        for name in given if isinstance(given, Mapping) else ():
+            if name in embeddings:
+                raise ValueError(
+                    f"centering has an entry for {name!r}, but what its head makes are embeddings, not scores"
+                )
         for head in self.student.heads:
             for name, n_prototypes in head.widths.items() if head.scores else ():
                 if isinstance(given, Mapping) and name not in given:
@@ -124,9 +130,9 @@ class Method(Component):
             folder: where the history that is too large for a checkpoint is kept; in memory if left out.
         """
         for name, search in self.searches.items():
-            search.memory.make_room(n_images, None if folder is None else folder / name)
+            search.memory.make_room(n_images, None if folder is None else folder / "memories" / name)
         if self.partners is not None:
-            self.partners.make_room(n_images, folder)
+            self.partners.make_room(n_images, None if folder is None else folder / "neighbours")
 
     def set_time(self, time: Time) -> None:
         super().set_time(time)
@@ -165,9 +171,9 @@ class Method(Component):
 
     def look(self, batch: Batch, seeds: Int[Tensor, "b k"] | None = None) -> Step:
         """What both networks see in one batch, its regions and their matches: no loss or other rank is asked."""
-        student: Features = self.student(batch.views, batch.index, masked=True)
+        student: Features = self.student(batch.views, batch.index, masked=True, partner=batch.partner)
         with torch.no_grad():
-            teacher: Features = self.teacher(batch.global_views, batch.index)
+            teacher: Features = self.teacher(batch.global_views, batch.index, partner=batch.partner)
         regions = None if self.clusterer is None else self.regions(batch, student, teacher, seeds)
         with torch.no_grad():
             asked = {name: s.queries(batch, self.teacher, teacher, regions) for name, s in self.searches.items()}

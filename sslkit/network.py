@@ -27,7 +27,14 @@ class Network(nn.Module):
                 raise ValueError(f"two heads of the method have an output named {name!r}: rename one")
         self.head_of = {name: i for i, head in enumerate(heads) for name in head.names}
 
-    def forward(self, views: Sequence[View], index: Int[Tensor, " b"], *, masked: bool = False) -> Features:
+    def forward(
+        self,
+        views: Sequence[View],
+        index: Int[Tensor, " b"],
+        *,
+        masked: bool = False,
+        partner: Int[Tensor, " b"] | None = None,
+    ) -> Features:
         """One pass of the backbone for each resolution, views of the same size together.
 
         Args:
@@ -55,6 +62,7 @@ class Network(nn.Module):
             grids=tuple(grids[v] for v in order),
             index=index,
             sources=tuple(v.source for v in views),
+            partner=partner,
         )
 
     def project(self, rows: Float[Tensor, "n d"], output: str) -> Float[Tensor, "n c"]:

@@ -76,7 +76,7 @@ def draw(scores: Float[Tensor, "n k"], temperature: float, chance: Float[Tensor,
     ahead = scores - scores.amax(
         dim=1, keepdim=True
     )  # before it is divided, so that a small temperature is no overflow
-    mass = (ahead / temperature).softmax(dim=1).cumsum(dim=1)
+    mass = (ahead.double() / temperature).softmax(dim=1).cumsum(dim=1)
     return (mass <= chance[:, None] * mass[:, -1:]).sum(dim=1)  # a mass that is NaN is not below anything
 
 

@@ -28,8 +28,8 @@ class Partners(Component):
     Args:
         memory: holds the latest vector of every image and the neighbours that each had.
         matcher: chooses among them.
-        start_epoch: before it every image is its own partner; the memory's `window` if left out, so that the window is
-            full. Epoch 0 has no neighbours yet.
+        start_epoch: before it every image is its own partner; the first epoch for which the memory's window is full, if
+            left out.
 
     Source: AdaSim (arXiv:2303.13606).
     """
@@ -41,14 +41,22 @@ class Partners(Component):
 
     def __init__(self, *, memory: PerImage, matcher: Chooser, start_epoch: Count | None = None):
         super().__init__()
+        if memory.n_neighbours < 2:
+            raise ValueError("memory.n_neighbours=1, but then an image that leads its neighbours has no other one")
+        first = memory.warmup_epochs + 1
+        if start_epoch is not None and start_epoch < first:
+            raise ValueError(
+                f"start_epoch={start_epoch}, but neighbours of the first warmup_epochs={memory.warmup_epochs} do not "
+                f"count, so epoch {first} is the first that has any"
+            )
         self.memory, self.matcher = memory, matcher
-        self.start_epoch = memory.window if start_epoch is None else start_epoch
+        self.start_epoch = memory.warmup_epochs + memory.window if start_epoch is None else start_epoch
         self.epoch = -1  # whose partners the table holds
         self.report: dict[str, float] = {}
 
     def make_room(self, n_images: int, folder: Path | None) -> None:
         """Make the tables for a data set of that size; finished epochs are kept in the folder, if one is given."""
-        self.memory.make_room(n_images, None if folder is None else folder / "neighbours")
+        self.memory.make_room(n_images, None if folder is None else folder)
         own = torch.arange(n_images)
         self.register_buffer("table", own)
         self.register_buffer("label", torch.full_like(own, -1))  # seen so far, to watch how far partners agree
@@ -60,7 +68,9 @@ class Partners(Component):
         Args:
             needed: the oldest epoch that a kept checkpoint may go on from; the history reaches back from there.
         """
-        if epoch != self.epoch:  # else a run goes on in the middle of it
+        if epoch == self.epoch:  # a run goes on in the middle of it
+            distributed.on_main(lambda: self.memory.refuse_missing(epoch))  # now, not when the epoch ends
+        else:
             if epoch > 0:
                 self.memory.finish(epoch - 1, needed=needed)
             found = distributed.on_main(lambda: self._choose(epoch, seed))
@@ -72,7 +82,7 @@ class Partners(Component):
 
     def _choose(self, epoch: int, seed: int) -> tuple[Int[Tensor, " n"], dict[str, float]]:
         own = torch.arange(len(self.table))
-        if epoch == 0:
+        if epoch <= self.memory.warmup_epochs:
             return own, {}
         candidates = self.memory.candidates(epoch)
         leads = candidates.index[:, 0] == own
@@ -99,11 +109,13 @@ class Partners(Component):
 
     @torch.no_grad()
     def update(self, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            batch = outcome.step.batch
-            self.memory.push(Queries.of_images(batch, outcome.step.teacher))
-            if batch.label is not None:
-                self.label[distributed.gather(batch.index)] = distributed.gather(batch.label)
+        steps = [outcome.step for outcome in outcomes]
+        self.memory.push(Queries.joined([Queries.of_images(step.batch, step.teacher) for step in steps]))
+        labels = [step.batch.label for step in steps]
+        known = [label for label in labels if label is not None]
+        if len(known) == len(steps):
+            images = distributed.gather(torch.cat([step.batch.index for step in steps]))
+            self.label[images] = distributed.gather(torch.cat(known))
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "report": self.report}

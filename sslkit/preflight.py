@@ -83,8 +83,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     if method is not None and built["optimizer"] is not None:
         problems += _optimizer(settings, built["optimizer"], method)
     if method is not None:
-        with torch.device("meta"):
-            method.make_room(length.per_epoch * length.step_size if length else 256)
+        problems += _room(settings, method, built["data"])
     problems += _schedules(settings, length, {problem.binding for problem in builder.problems})
     if method is not None and built["augmenter"] is not None:
         views = _views(settings, method, built["augmenter"])
@@ -95,6 +94,16 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
         for name, protocol in (built["evaluations"] or {}).items():
             problems += _evaluation(train, name, protocol, method)
     return problems
+
+
+def _room(settings: Config, method: Method, data: Sized | None) -> list[Problem]:
+    """Tables that have another number of rows than the data set has images."""
+    try:
+        with torch.device("meta"):
+            method.make_room(256 if data is None else len(data))
+    except (ValueError, OverflowError) as error:
+        return [_speaking_of(settings, error)]
+    return []
 
 
 def _built(train: Node, name: str, builder: Builder) -> Any:
@@ -257,7 +266,7 @@ def _dropped(settings: Config, method: Method, augmenter: Augmenter) -> list[Pro
         return []
     together: dict[tuple[int, int], list[Tensor]] = {}
     for index in range(DRAWS):
-        for view in augmenter([Image.new("RGB", (64, 64))], Key(0, 0, index)):
+        for view in augmenter([Image.new("RGB", (64, 64))] * augmenter.n_sources, Key(0, 0, index)):
             if view.mask is not None:
                 together.setdefault((view.pixels.shape[-1], len(view.mask)), []).append(view.mask)
     try:

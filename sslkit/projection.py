@@ -13,7 +13,10 @@ from sslkit.types import Pairs, Rows, Step
 
 
 def without_idle_rows(pairs: Mapping[str, Pairs], heads: Mapping[str, str | None]) -> dict[str, Pairs]:
-    """The same pairs without those of weight 0, and without rows that none is left for in any term of their head."""
+    """The same pairs without those of weight 0, and without rows that none is left for in any term of their head.
+
+    A single row that is left keeps the company of the others: BatchNorm in a head cannot measure one row.
+    """
     left = {}
     for name, p in pairs.items():
         keep = p.weight != 0
@@ -26,7 +29,7 @@ def without_idle_rows(pairs: Mapping[str, Pairs], heads: Mapping[str, str | None
             rows: Rows = getattr(left[names[0]], side)
             indices = [getattr(left[name], index) for name in names]
             used, found = torch.cat(indices).unique(return_inverse=True)
-            if len(used) < len(rows):
+            if len(used) < len(rows) and len(used) != 1:
                 some = rows.at(used)
                 for name, place in zip(names, found.split([len(x) for x in indices]), strict=True):
                     left[name] = replace(left[name], **{side: some, index: place})

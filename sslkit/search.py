@@ -8,7 +8,7 @@ from typing import Literal
 from sslkit import draws
 from sslkit.component import Component
 from sslkit.matchers import Matcher
-from sslkit.memories import Memory
+from sslkit.memories import IVF, Memory, PerImage
 from sslkit.network import Network
 from sslkit.registry import joint
 from sslkit.types import Batch, Features, Matches, Queries, Regions
@@ -36,6 +36,10 @@ class Search(Component):
         output: str | None = None,
     ):
         super().__init__()
+        if isinstance(memory, PerImage) and isinstance(memory.index, IVF):
+            raise ValueError(
+                "memory.index=IVF(), but that is fitted when partners are drawn, from which this search is apart"
+            )
         self.level, self.output, self.matcher, self.memory = level, output, matcher, memory
 
     def queries(self, batch: Batch, teacher: Network, seen: Features, regions: Regions | None) -> Queries:

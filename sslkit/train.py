@@ -232,8 +232,17 @@ def refuse_sources(method: Method, augmenter: Augmenter) -> None:
         raise ConfigError(f"a view has source={n - 1}, but an item has an image (source=0) and its partner (source=1)")
     if n == 2 and method.partners is None:
         raise ConfigError("a view has source=1, the partner of an image, but the method draws none (Method.partners)")
-    if n == 1 and method.partners is not None:
+    if method.partners is None:
+        return
+    if n == 1:
         raise ConfigError("the method draws partners (Method.partners), but no view shows one (Crop.source=1)")
+    if method.partners.memory.view == "second" and augmenter.n_global < 2:
+        raise ConfigError(f"view='second' is kept of each image, but there are {augmenter.n_global} global views")
+    if augmenter.sources[0] != 0:
+        raise ConfigError(
+            "the first view has source=1, the partner, but it is the view by which an image is known "
+            "(Method.partners): give source=1 to another one"
+        )
 
 
 def _refuse_idle(method: Method, n_steps: int, per_epoch: int) -> None:

@@ -112,7 +112,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Vectors together with where each comes from: its view, its place in the batch, its image in the data set."""
+    """Vectors together with where each comes from: its view, its place in the batch, the image that it shows."""
 
     rows: Float[Tensor, "n d"]
     view: Int[Tensor, " n"]
@@ -143,6 +143,7 @@ class Features:
     grids: tuple[tuple[int, int], ...]
     index: Int[Tensor, " b"]
     sources: tuple[int, ...]
+    partner: Int[Tensor, " b"] | None = None  # image that views of source 1 show
 
     @cached_property
     def image(self) -> Rows:
@@ -154,6 +155,9 @@ class Features:
         """All patch tokens, view-major, then image, then row-major over the grid."""
         return self._rows(self.patches)
 
+    def _shown(self, source: int) -> Int[Tensor, " b"]:
+        return self.index if source == 0 or self.partner is None else self.partner
+
     def _rows(self, views: Sequence[Float[Tensor, "b n d"]]) -> Rows:
         device = self.index.device
         b, sizes = self.index.shape[0], [x.shape[1] for x in views]
@@ -163,7 +167,7 @@ class Features:
             rows=rows,
             view=torch.cat([torch.full((b * n,), v, device=device) for v, n in enumerate(sizes)]),
             item=torch.cat(item),
-            ids=torch.cat([self.index[i] for i in item]),
+            ids=torch.cat([self._shown(source)[i] for i, source in zip(item, self.sources, strict=True)]),
             weight=torch.ones(rows.shape[0], device=device),
         )
 
@@ -226,6 +230,19 @@ class Queries:
         centre = torch.stack([v.box[:, :2] + v.box[:, 2:] / 2 for v in batch.views[: len(rows)]])
         item = torch.arange(len(batch.index), device=batch.index.device)
         return Queries(rows, item, batch.index, centre, rows.new_ones(len(item)), rows.new_zeros(rows.shape[:2]))
+
+    @staticmethod
+    def joined(parts: Sequence[Queries]) -> Queries:
+        """The queries of several batches as those of one."""
+        first = torch.tensor([0, *(len(part.images) for part in parts[:-1])]).cumsum(dim=0).tolist()
+        return Queries(
+            rows=torch.cat([part.rows for part in parts], dim=1),
+            item=torch.cat([part.item + n for part, n in zip(parts, first, strict=True)]),
+            images=torch.cat([part.images for part in parts]),
+            place=torch.cat([part.place for part in parts], dim=1),
+            weight=torch.cat([part.weight for part in parts]),
+            chance=torch.cat([part.chance for part in parts], dim=1),
+        )
 
     def dropping_idle(self) -> Queries:
         """The same queries without those of weight 0."""

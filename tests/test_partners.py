@@ -14,13 +14,13 @@ from sslkit.matchers import Adaptive, Nearest
 from sslkit.memories import PerImage
 from sslkit.method import Method
 from sslkit.partners import Partners
-from tests.test_method import batch_of, method_of, terms_of
+from tests.test_method import batch_of, method_of, taken, terms_of
 
 N = 12
 
 
-def partners_of(matcher=None, *, window=2, start_epoch=None, n_neighbours=4):
-    memory = PerImage(n_neighbours=n_neighbours, window=window)
+def partners_of(matcher=None, *, window=2, start_epoch=None, warmup_epochs=0):
+    memory = PerImage(n_neighbours=4, window=window, warmup_epochs=warmup_epochs)
     return Partners(memory=memory, matcher=matcher or Adaptive(temperature=0.5), start_epoch=start_epoch)
 
 
@@ -54,9 +54,30 @@ def test_before_the_start_every_image_is_its_own_partner():
     assert not torch.equal(epoch_of(method, 3), own)
 
 
-def test_the_window_is_the_start_where_none_is_given():
+def test_the_start_is_where_the_window_is_full_unless_one_is_given():
     assert partners_of(window=7).start_epoch == 7
+    assert partners_of(window=7, warmup_epochs=2).start_epoch == 9
     assert partners_of(window=7, start_epoch=1).start_epoch == 1
+    with pytest.raises(ValueError, match="start_epoch=2, but neighbours of the first warmup_epochs=2 do not count"):
+        partners_of(start_epoch=2, warmup_epochs=2)
+
+
+def test_epochs_in_which_no_image_can_meet_itself_do_not_count():
+    method = method_with(partners_of(Nearest(), window=1, warmup_epochs=1))
+    assert all(torch.equal(epoch_of(method, epoch), torch.arange(N)) for epoch in range(2))
+    assert (epoch_of(method, 2) != torch.arange(N)).all()
+    assert method.partners.report["partners/self_first"] > 0
+
+
+def test_the_batches_of_one_step_do_not_meet_one_another():
+    together, apart = method_with(partners_of()), method_with(partners_of())
+    whole = seen(0, 0)
+    halves = [taken(whole, torch.tensor(chosen)) for chosen in ([0, 1], [2, 3])]
+    together.update([together(whole)])
+    apart.update([apart(half) for half in halves])
+    images = torch.arange(4)
+    assert torch.equal(together.partners.memory.rows(images), apart.partners.memory.rows(images))
+    assert apart.partners.memory.neighbours(images).index.eq(-1).all()
 
 
 def test_a_step_keeps_the_teachers_vectors_of_view_one_and_did_not_search_among_them():

@@ -2,7 +2,7 @@
 
     python experiments/adasim_collapse/run.py
 
-Stopped at any moment and started again it goes on. Writes table.md and curves_*.png beside itself; the runs lie in
+Stopped at any moment and started again it goes on. Writes curves.png beside itself and prints the table; the runs lie in
 runs/adasim_collapse/.
 """
 
@@ -26,21 +26,6 @@ from matplotlib.axes import Axes
 from sslkit import log
 
 HERE = Path(__file__).parent
-SETTINGS = {
-    "strong": ("strong views", []),
-    "released": (
-        "views of the released program",
-        [
-            "augmenters.Crop.scale = (0.4, 1.0)",
-            "augmenters.Crop.jitter_p = 0.8",
-            "augmenters.Crop.brightness = 0.4",
-            "augmenters.Crop.contrast = 0.4",
-            "augmenters.Crop.saturation = 0.2",
-            "augmenters.Crop.hue = 0.1",
-            "augmenters.Crop.grayscale_p = 0.2",
-        ],
-    ),
-}
 METHODS = {
     "dino": ("self-distillation (DINO)", "#3a6ea5"),
     "naive": ("naive neighbours", "#c8324b"),
@@ -65,39 +50,27 @@ def main() -> None:
     options.add_argument("--at-once", type=int, default=2, help="runs at a time, each on one thread")
     options.add_argument("--set", dest="bindings", action="append", default=[], metavar="'A.b = 1'")
     asked = options.parse_args()
-    jobs = {
-        (setting, method, seed): asked.runs / setting / f"{method}_{seed}"
-        for setting in SETTINGS
-        for seed in range(asked.seeds)
-        for method in METHODS
-    }
+    jobs = {(m, seed): asked.runs / f"{m}_{seed}" for seed in range(asked.seeds) for m in METHODS}
     with ThreadPoolExecutor(asked.at_once) as pool:
         list(pool.map(lambda job: train(*job, jobs[job], asked.bindings), jobs))
-    tables = []
-    for setting, (title, _) in SETTINGS.items():
-        seeds = range(asked.seeds)
-        curves = {m: [log.read(jobs[setting, m, seed] / "metrics.jsonl") for seed in seeds] for m in METHODS}
-        tables.append(f"{title[0].upper()}{title[1:]}:\n\n{table(curves)}")
-        plot(curves, title, HERE / f"curves_{setting}.png")
-    (HERE / "table.md").write_text("\n".join(tables))
-    print((HERE / "table.md").read_text())
+    curves = {m: [log.read(jobs[m, seed] / "metrics.jsonl") for seed in range(asked.seeds)] for m in METHODS}
+    plot(curves)
+    print(table(curves))
 
 
-def train(setting: str, method: str, seed: int, run: Path, bindings: list[str]) -> None:
+def train(method: str, seed: int, run: Path, bindings: list[str]) -> None:
     """Train one method with one seed, or go on with it, unless it is done; what it says goes to RUN.log."""
     if (run / "results.json").is_file():
         return
-    what = f"{SETTINGS[setting][0]}, {method}, seed {seed}"
-    bindings = [*SETTINGS[setting][1], *bindings]
     words = ["--gin", str(HERE / f"{method}.gin"), "--seed", str(seed), "--out", str(run)]
     extra = [word for binding in bindings for word in ("--set", binding)]
     run.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    print(f"{what}: {run}", flush=True)
+    print(f"{method}, seed {seed}: {run}", flush=True)
     with Path(f"{run}.log").open("a") as said:
         command = [sys.executable, "-m", "sslkit.launch", *words, *extra]
         subprocess.run(command, check=True, stdout=said, stderr=said, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    print(f"{what}: done in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{method}, seed {seed}: done in {time.monotonic() - began:.0f} s", flush=True)
 
 
 def points(records: list[dict[str, float]], name: str) -> dict[int, float]:
@@ -136,21 +109,20 @@ def last(runs: list[list[dict[str, float]]], name: str) -> str:
     return f"{statistics.mean(found):.2f}" if found else ""
 
 
-def plot(curves: dict[str, list[list[dict[str, float]]]], title: str, path: Path) -> None:
+def plot(curves: dict[str, list[list[dict[str, float]]]]) -> None:
     """A panel for every number over the steps: a thin line for each seed, a thick one for their mean."""
     figure, axes = plt.subplots(2, 4, figsize=(15, 6.4), layout="constrained", dpi=110)
-    figure.suptitle(f"Embedded objects, {title}", x=0.01, ha="left", fontweight="bold")
-    for axis, (name, shown) in zip(axes.flat, PANELS.items(), strict=False):
+    for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=False):
         for method, runs in curves.items():
             draw(axis, [points(records, name) for records in runs], METHODS[method][1])
-        axis.set_title(shown, loc="left", fontsize=10)
+        axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("step")
         axis.spines[["top", "right"]].set_visible(False)
     axes.flat[-1].set_axis_off()
     for label, color in METHODS.values():
         axes.flat[-1].plot([], [], color=color, linewidth=2.4, label=label)
     axes.flat[-1].legend(frameon=False, loc="center left", fontsize=10)
-    figure.savefig(path)
+    figure.savefig(HERE / "curves.png")
 
 
 def draw(axis: Axes, found: list[dict[int, float]], color: str) -> None:

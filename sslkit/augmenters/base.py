@@ -13,7 +13,12 @@ class Augmenter:
     """The images of one training item to its views, global ones first, as the key alone decides."""
 
     n_global: int  # views that both networks see
-    n_sources: int = 1  # images of an item that views show: 2 with a partner
+    sources: Sequence[int] = (0,)  # which image of an item each view shows: 0 the image itself, 1 its partner
+
+    @property
+    def n_sources(self) -> int:
+        """Images of an item that it asks for."""
+        return 1 + max(self.sources)
 
     def __call__(self, images: Sequence[Image.Image], key: Key) -> list[View]:
         raise NotImplementedError

@@ -209,7 +209,7 @@ class Crops(Augmenter):
             raise ValueError(f"global_crops={global_crops!r}, but both networks need at least one view")
         self.n_global = sum(kind.n for kind in global_crops)
         self.crops = tuple(kind for kind in (*global_crops, *local_crops) for _ in range(kind.n))  # one per view
-        self.n_sources = 1 + max(crop.source for crop in self.crops)
+        self.sources = tuple(crop.source for crop in self.crops)
 
     def __call__(self, images: Sequence[Image.Image], key: Key) -> list[View]:
         if len(images) < self.n_sources:

@@ -108,8 +108,8 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         raise ConfigError(f"--out {run_dir} cannot be used: {error}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers that outlive a kill do not hold it
+        except (BlockingIOError, PermissionError) as error:
             raise ConfigError(f"another process trains in {run_dir}; give another --out") from error
         yield
 

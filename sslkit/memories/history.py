@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,20 +37,21 @@ class Candidates:
 
 
 class History:
-    """The nearest neighbours of every image at the end of each of the last `window` epochs.
+    """The nearest neighbours of every image at the end of each of the last `window` epochs, from epoch `first` on.
 
     Kept in memory or, after `keep_in`, in files `epoch_N.npy` that all processes of a machine map: an epoch that is
     finished never changes, so a checkpoint need not hold it.
     """
 
-    def __init__(self, window: int):
-        self.window = window
+    def __init__(self, window: int, *, first: int = 0):
+        self.window, self.first = window, first
         self.folder: Path | None = None
         self.held: dict[int, np.ndarray] = {}  # by epoch, (n, k) pairs
+        self.sums: dict[int, int] = {}  # of the files that this run wrote, by epoch; a checkpoint has them
+        self.mapped: dict[int, np.ndarray] = {}  # files that were found to be whole
 
     def keep_in(self, folder: Path) -> None:
         """Use files of that folder, which need not exist yet."""
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
 
     def add(self, epoch: int, index: Int[Tensor, "n k"], similarity: Float[Tensor, "n k"]) -> None:
@@ -58,6 +61,9 @@ class History:
         if self.folder is None:
             self.held[epoch] = pairs
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.sums[epoch] = zlib.crc32(pairs.tobytes())
+        self.mapped.pop(epoch, None)
         target = self.path(epoch)
         partial = target.with_suffix(f".partial{os.getpid()}")
         try:
@@ -74,7 +80,9 @@ class History:
 
     def forget(self, before: int) -> None:
         """Drop the epochs before that one."""
-        self.held = {epoch: pairs for epoch, pairs in self.held.items() if epoch >= before}
+        for kept in (self.held, self.sums, self.mapped):
+            for epoch in [epoch for epoch in kept if epoch < before]:
+                del kept[epoch]
         for epoch in self.epochs_on_disk():
             if epoch < before:
                 self.path(epoch).unlink(missing_ok=True)
@@ -85,13 +93,12 @@ class History:
         Raises:
             CheckpointError: one of them is missing or is not what it should be.
         """
-        return [self._epoch(each, shape) for each in range(max(0, epoch - self.window), epoch)]
+        return [self._epoch(each, shape) for each in range(max(self.first, epoch - self.window), epoch)]
 
     def epochs_on_disk(self) -> list[int]:
         """Those that have a file, oldest first."""
-        names = (
-            [] if self.folder is None else [re.fullmatch(r"epoch_(\d+)\.npy", p.name) for p in self.folder.iterdir()]
-        )
+        files = [] if self.folder is None or not self.folder.is_dir() else self.folder.iterdir()
+        names = [re.fullmatch(r"epoch_(\d+)\.npy", p.name) for p in files]
         return sorted(int(name[1]) for name in names if name)
 
     def path(self, epoch: int) -> Path:
@@ -104,6 +111,12 @@ class History:
             return self.held[epoch]
         if self.folder is None:
             raise CheckpointError(f"the history has no epoch {epoch}, only {sorted(self.held) or 'none'}")
+        if epoch not in self.mapped:
+            self.mapped[epoch] = self._whole(epoch, shape)
+        return self.mapped[epoch]
+
+    def _whole(self, epoch: int, shape: tuple[int, int]) -> np.ndarray:
+        """The file of an epoch, mapped, after it was read once."""
         path = self.path(epoch)
         mend = (
             f"put back a copy of it, or move away the checkpoints made after epoch {epoch}, so that the run goes on "
@@ -113,20 +126,25 @@ class History:
             pairs: np.ndarray = np.lib.format.open_memmap(path, mode="r")
         except FileNotFoundError as error:
             raise CheckpointError(f"the neighbours of epoch {epoch} are gone: there is no {path}; {mend}") from error
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read ({str(error).splitlines()[0]}); {mend}") from error
+        except Exception as error:  # numpy reads the header as Python, and so raises whatever Python does
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{path} cannot be read ({reason}); {mend}") from error
         if pairs.dtype != PAIR or pairs.shape != shape:
             wanted, found = (f"{x.shape} of {x.dtype}" for x in (np.empty(shape, PAIR), pairs))
             raise CheckpointError(f"{path} is of another run: it holds {found}, where {wanted} is needed; {mend}")
+        if zlib.crc32(pairs.tobytes()) != self.sums.get(epoch):
+            raise CheckpointError(f"{path} is not what this run wrote there; {mend}")
         return pairs
 
-    def state(self) -> dict[int, Int[Tensor, "n k"]]:
-        """What is kept in memory, each pair as one number."""
-        return {epoch: torch.from_numpy(pairs.view("<i8").astype(np.int64)) for epoch, pairs in self.held.items()}
+    def state(self) -> dict[str, Any]:
+        """What is kept in memory, each pair as one number, and the check sums of what is in files."""
+        held = {epoch: torch.from_numpy(pairs.view("<i8").astype(np.int64)) for epoch, pairs in self.held.items()}
+        return {"held": held, "sums": dict(self.sums)}
 
-    def load(self, state: dict[int, Int[Tensor, "n k"]]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
-        self.held = {epoch: keys.cpu().numpy().astype("<i8").view(PAIR) for epoch, keys in state.items()}
+        self.held = {epoch: keys.cpu().numpy().astype("<i8").view(PAIR) for epoch, keys in state["held"].items()}
+        self.sums, self.mapped = dict(state["sums"]), {}
 
 
 def pool(epochs: Sequence[np.ndarray], n: int, k: int) -> Candidates:

@@ -14,7 +14,7 @@ from sslkit import distributed, precision
 from sslkit.memories.base import Found, Memory
 from sslkit.memories.history import Candidates, History, pool
 from sslkit.memories.indexes import Exact, Index
-from sslkit.parameters import Count
+from sslkit.parameters import Count, Natural
 from sslkit.registry import register
 from sslkit.types import Queries
 
@@ -31,6 +31,8 @@ class PerImage(Memory):
     Args:
         n_neighbours: neighbours kept of each image and epoch.
         window: epochs that candidates are pooled over.
+        warmup_epochs: at the start of a run, whose neighbours never count: in epoch 0 no image can meet itself, and a
+            mean over it would let others lead. 0 is the authors' rule.
         view: the global view whose rows are kept, or the normalised mean of all. Once partners are drawn, the other
             views may show another image, which `"second"` and `"mean"` then store under the number of the query: they
             are the authors' switches, and only `"first"` is sound.
@@ -71,6 +73,7 @@ class PerImage(Memory):
         *,
         n_neighbours: Count = 10,
         window: Count = 50,
+        warmup_epochs: Natural = 1,
         view: Literal["first", "second", "mean"] = "first",
         index: Index | None = None,
         storage: Literal["device", "host"] = "device",
@@ -79,9 +82,9 @@ class PerImage(Memory):
     ):
         super().__init__()
         self.n_neighbours, self.window, self.view, self.storage = n_neighbours, window, view, storage
-        self.n_images, self.dim = n_images, dim
+        self.warmup_epochs, self.n_images, self.dim = warmup_epochs, n_images, dim
         self.index = Exact() if index is None else index
-        self.history = History(window)
+        self.history = History(window, first=warmup_epochs)
         self.n_pushes = 0
         self._n_visited: int | None = 0  # None: to be counted
         if dim is not None:
@@ -221,6 +224,14 @@ class PerImage(Memory):
         else:
             distributed.on_main(keep)
         self.index.fit(self._rows, self._visited)
+
+    def refuse_missing(self, epoch: int) -> None:
+        """Look at the window that ends before `epoch` without pooling it.
+
+        Raises:
+            CheckpointError: an epoch of it is missing or is not what it should be.
+        """
+        self.history.before(epoch, shape=(len(self._visited), self.n_neighbours))
 
     def candidates(self, epoch: int) -> Candidates:
         """The best images for each image over the epochs of the window that ends before `epoch`, in host memory.
