@@ -131,11 +131,12 @@ def _heads(settings: Config, train: Node) -> Iterator[Problem]:
         return
     has = [name for head in heads for name in head.names]
     outputs = [node.arguments["outputs"] for node in settings.tree.nodes() if "outputs" in node.arguments]
-    for term in _terms(train):
-        head = term.arguments["head"]
-        if isinstance(head.value, str) and head.value not in has:
-            wrong = f"{term.name}.head names {head.value!r}, but no head has such an output; {_one_of(head.value, has)}"
-            yield _about(settings, ValueError(wrong), [head, *outputs])
+    searches = [node for node in (_of_method(train, "searches") or {}).values() if isinstance(node, Node)]
+    for node, name in [*((term, "head") for term in _terms(train)), *((search, "output") for search in searches)]:
+        named = node.arguments[name]
+        if isinstance(named.value, str) and named.value not in has:
+            wrong = f"{node.name}.{name} names {named.value!r}, but no head has such an output; "
+            yield _about(settings, ValueError(wrong + _one_of(named.value, has)), [named, *outputs])
 
 
 def _searches(train: Node) -> Iterator[Problem]:

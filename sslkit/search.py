@@ -8,7 +8,7 @@ from typing import Literal
 from sslkit import draws
 from sslkit.component import Component
 from sslkit.matchers import Matcher
-from sslkit.memories import IVF, Memory, PerImage
+from sslkit.memories import Memory, PerImage
 from sslkit.network import Network
 from sslkit.registry import joint
 from sslkit.types import Batch, Features, Matches, Queries, Regions
@@ -36,9 +36,9 @@ class Search(Component):
         output: str | None = None,
     ):
         super().__init__()
-        if isinstance(memory, PerImage) and isinstance(memory.index, IVF):
+        if isinstance(memory, PerImage):
             raise ValueError(
-                "memory.index=IVF(), but that is fitted when partners are drawn, from which this search is apart"
+                "memory=PerImage(), where an image finds its own row: it is for Partners, not for a search"
             )
         self.level, self.output, self.matcher, self.memory = level, output, matcher, memory
 

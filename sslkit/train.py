@@ -258,8 +258,8 @@ def _refuse_idle(method: Method, n_steps: int, per_epoch: int) -> None:
     if method.partners is not None and method.partners.start_epoch * per_epoch >= n_steps:
         raise ConfigError(
             f"partners would be drawn from start_epoch={method.partners.start_epoch} on (the memory's "
-            f"window={method.partners.memory.window} if left out), but the run has {n_steps} steps of {per_epoch} an "
-            f"epoch"
+            f"window={method.partners.memory.window} if left out), but the run has {n_steps} steps, {per_epoch} an "
+            f"epoch: take more, or let them start earlier"
         )
     if method.freeze_outputs_epochs * per_epoch >= n_steps:
         raise ConfigError(

@@ -209,18 +209,29 @@ class Queries:
     chance: Float[Tensor, "p q"]  # uniform in [0, 1), for matchers that draw
 
     @staticmethod
-    def of(rows: Float[Tensor, "p q d"], counts: Sequence[int] | None = None) -> Queries:
-        """Plain rows, one for each image, or `counts[i]` of them for image i; every chance is 0."""
+    def of(
+        rows: Float[Tensor, "p q d"],
+        counts: Sequence[int] | None = None,
+        *,
+        images: Int[Tensor, " b"] | None = None,
+        chance: Float[Tensor, "p q"] | None = None,
+    ) -> Queries:
+        """Plain rows, one for each image, or `counts[i]` of them for image i.
+
+        Args:
+            images: their numbers in the data set; 0, 1, 2, ... if left out.
+            chance: by which matchers draw; 0 everywhere if left out, so that they always draw alike.
+        """
         planes, n, _ = rows.shape
         counts_ = torch.tensor([1] * n if counts is None else list(counts), device=rows.device)
-        images = torch.arange(len(counts_), device=rows.device)
+        item = torch.arange(len(counts_), device=rows.device)
         return Queries(
             rows=rows,
-            item=images.repeat_interleave(counts_),
-            images=images,
+            item=item.repeat_interleave(counts_),
+            images=item if images is None else images,
             place=rows.new_zeros(planes, n, 2),
             weight=rows.new_ones(n),
-            chance=rows.new_zeros(planes, n),
+            chance=rows.new_zeros(planes, n) if chance is None else chance,
         )
 
     @staticmethod

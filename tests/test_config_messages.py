@@ -876,10 +876,10 @@ CASES = [
         "second include undoes",
         """
         heads.Prototypes.hidden = 64
-        include 'gin/base/small.gin'
+        include 'gin/base/small_prototypes.gin'
         """,
         """
-        mine.gin:3: gin/base/small.gin is included a second time and would undo heads.Prototypes.hidden = 64 of mine.gin:2; include it before whatever changes it
+        mine.gin:3: gin/base/small_prototypes.gin is included a second time and would undo heads.Prototypes.hidden = 64 of mine.gin:2; include it before whatever changes it
         """,
     ),
     Case(
@@ -1335,7 +1335,7 @@ CASES = [
         two/augmenters.Crop.source = 1
         """,
         """
-        mine.gin:2: two/augmenters.Crop.source = 1: the item has 1 images, but a Crop has source=1
+        mine.gin:2: two/augmenters.Crop.source = 1: a view has source=1, the partner of an image, but the method draws none (Method.partners)
         """,
         builds=True,
     ),

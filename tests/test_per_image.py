@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -32,12 +33,11 @@ from sslkit.search import Search
 from sslkit.types import Queries
 from tests.conftest import ROOT
 from tests.test_contracts import kept_of_the_first_view
-from tests.test_method import batch_of, method_of, step, terms_of
 
 DIM = 6
 N = 12
 INDEXES = {"Exact": Exact, "Flat": Flat, "IVF": functools.partial(IVF, n_lists=4, n_probe=4)}
-make = functools.partial(PerImage, n_images=N, dim=DIM, n_neighbours=3)
+make = functools.partial(PerImage, n_images=N, dim=DIM, n_neighbours=3, warmup_epochs=0)
 
 
 def push_of(images, draw, *, n_planes=2, dim=DIM):
@@ -331,6 +331,34 @@ def test_equal_scores_go_to_the_smaller_number():
     assert pool([epoch], 1, 4).index.tolist() == [[9, 1, 3, 7]]
 
 
+def test_epochs_of_the_warm_up_do_not_count():
+    memory = make(warmup_epochs=2, window=3)
+    draw = torch.Generator().manual_seed(0)
+    plain = []
+    for epoch in range(4):
+        memory.push(push_of(torch.randperm(N, generator=draw).tolist(), draw))
+        memory.finish(epoch, needed=0)
+        plain.append(memory.history.held[epoch])
+    assert memory.candidates(2).index.eq(-1).all()
+    for epoch, counted in ((3, plain[2:3]), (4, plain[2:4])):
+        index, score = slow_pool(counted, N, 3)
+        assert torch.equal(memory.candidates(epoch).index, index)
+        assert torch.equal(memory.candidates(epoch).score, score)
+
+
+def test_a_file_that_another_run_wrote_is_refused(tmp_path):
+    memory, other = make(), make()
+    for each, folder in ((memory, "mine"), (other, "theirs")):
+        each.make_room(N, tmp_path / folder)
+        draw = torch.Generator().manual_seed(len(folder))
+        each.push(push_of(list(range(N)), draw))
+        each.push(push_of(list(range(N)), draw))
+        each.finish(0, needed=0)
+    shutil.copy(other.history.path(0), memory.history.path(0))
+    with pytest.raises(CheckpointError, match="is not what this run wrote there"):
+        memory.candidates(1)
+
+
 def test_no_epoch_gives_no_candidate():
     found = make().candidates(0)
     assert found.index.eq(-1).all() and found.index.shape == (N, 3)
@@ -388,7 +416,7 @@ def test_finishing_an_epoch_again_changes_nothing(in_files, tmp_path):
 @pytest.mark.parametrize("in_files", [True, False])
 def test_after_a_restart_the_memory_goes_on_as_if_it_had_not_stopped(storage, in_files, tmp_path):
     def new():
-        memory = PerImage(n_neighbours=3, window=2, storage=storage, index=IVF(n_lists=3, n_probe=1))
+        memory = PerImage(n_neighbours=3, window=2, warmup_epochs=0, storage=storage, index=IVF(n_lists=3, n_probe=1))
         memory.build(n_per_image=1, dim=DIM)
         memory.make_room(N, tmp_path / "history" if in_files else None)
         return memory
@@ -400,7 +428,7 @@ def test_after_a_restart_the_memory_goes_on_as_if_it_had_not_stopped(storage, in
     torch.save(memory.state_dict(), tmp_path / "state.pt")
     restarted = new()
     restarted.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert bool(memory.state_dict()["_extra_state"]["history"]) != in_files
+    assert bool(memory.state_dict()["_extra_state"]["history"]["held"]) != in_files
     for epoch in range(3, 6):
         here, there = memory.candidates(epoch), restarted.candidates(epoch)
         assert torch.equal(here.index, there.index) and torch.equal(here.score, there.score)
@@ -603,40 +631,15 @@ def test_a_search_works_without_values(index):
 # in a method
 
 
-@pytest.mark.parametrize("n_global", [2, 3])
-def test_a_search_of_images_takes_any_number_of_global_views(n_global):
-    memory = PerImage(n_neighbours=2)
-    searches = {"images": Search(matcher=Nearest(), memory=memory, level="image")}
-    method = method_of(terms=terms_of(("region",)), searches=searches)
-    before = method(batch_of(n_global=n_global)).step.matches["images"]
-    assert before.weight.eq(0).all() and before.index.shape == (n_global, 4)
-    memory.make_room(20)
-    step(method, [batch_of(n_global=n_global), batch_of(1, n_global=n_global, first_image=4)], lr=0.0)
-    seen = method(batch_of(n_global=n_global)).step
-    assert len(memory) == 8
-    assert torch.equal(seen.matches["images"].ids[0], torch.arange(4))
-    torch.testing.assert_close(memory.rows(torch.arange(4)), F.normalize(seen.teacher.images[0].double(), dim=-1))
-
-
-def test_a_search_of_regions_is_refused():
-    with pytest.raises(ValueError, match="must have level='image'"):
-        method_of(searches={"objects": Search(matcher=Nearest(), memory=PerImage())})
+def test_a_search_inside_a_step_is_refused():
+    with pytest.raises(ValueError, match="it is for Partners, not for a search"):
+        Search(matcher=Nearest(), memory=PerImage(), level="image")
 
 
 def test_a_file_names_the_index(tmp_path):
     file = tmp_path / "mine.gin"
-    file.write_text(
-        "include 'gin/cribo.gin'\n"
-        "Method.terms = {'image': @image/Term()}\n"
-        "Method.searches = {'images': @images/Search()}\n"
-        "images/Search.level = 'image'\n"
-        "images/Search.matcher = @matchers.Nearest()\n"
-        "images/Search.memory = @memories.PerImage()\n"
-        "memories.PerImage.index = @IVF()\n"
-        "IVF.n_lists = 8\n"
-        "IVF.n_probe = 2\n"
-    )
-    memory = config.load([str(file)]).part("train", "method").searches["images"].memory
+    file.write_text("include 'gin/adasim.gin'\nmemories.PerImage.index = @IVF()\nIVF.n_lists = 8\nIVF.n_probe = 2\n")
+    memory = config.load([str(file)]).part("train", "method").partners.memory
     assert (memory.index.n_lists, memory.index.n_probe) == (8, 2)
     _, problems = config.examine([str(file)], [])
     assert [str(problem) for problem in problems] == []

@@ -2,7 +2,7 @@
 
     python experiments/adasim_collapse/run.py
 
-Stopped at any moment and started again it goes on. Writes curves.png beside itself and prints the table; the runs lie in
+Stopped at any moment and started again it goes on. Writes curves.png beside itself and prints the table. Runs lie in
 runs/adasim_collapse/.
 """
 

@@ -132,7 +132,7 @@ class History:
         if pairs.dtype != PAIR or pairs.shape != shape:
             wanted, found = (f"{x.shape} of {x.dtype}" for x in (np.empty(shape, PAIR), pairs))
             raise CheckpointError(f"{path} is of another run: it holds {found}, where {wanted} is needed; {mend}")
-        if zlib.crc32(pairs.tobytes()) != self.sums.get(epoch):
+        if epoch in self.sums and zlib.crc32(pairs.tobytes()) != self.sums[epoch]:
             raise CheckpointError(f"{path} is not what this run wrote there; {mend}")
         return pairs
 

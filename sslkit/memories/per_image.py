@@ -46,7 +46,7 @@ class PerImage(Memory):
     is in every checkpoint; duplicates in a push have a defined order; other indexes than exact search.
 
     Example:
-        >>> memory = PerImage(n_neighbours=2, n_images=4, dim=2)
+        >>> memory = PerImage(n_neighbours=2, warmup_epochs=0, n_images=4, dim=2)
         >>> rows = torch.tensor([[[1.0, 0], [0, 2], [2, 1]]])
         >>> memory.push(Queries.of(rows))
         >>> memory.search(torch.tensor([[3.0, 2.9]]), k=4).index

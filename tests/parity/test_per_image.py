@@ -19,7 +19,7 @@ def sampling(reference):
 def start(z, index):
     """The authors' memory starts with given rows, of which every image is taken to have been visited."""
     n, dim = z["init_features"].shape
-    memory = PerImage(n_neighbours=z["topk"], window=z["votes"], n_images=n, dim=dim, index=index)
+    memory = PerImage(n_neighbours=z["topk"], window=z["votes"], warmup_epochs=0, n_images=n, dim=dim, index=index)
     rows = {"_rows": z["init_features"], "_visited": torch.ones(n, dtype=torch.bool)}
     memory.load_state_dict(memory.state_dict() | rows)
     return memory
