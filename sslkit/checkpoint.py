@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sslkit import files
 from sslkit.errors import CheckpointError
 
 log = logging.getLogger("sslkit")
@@ -41,18 +41,11 @@ def save(run_dir: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
     """
     folder(run_dir).mkdir(parents=True, exist_ok=True)
     target = path(run_dir, step)
-    partial = target.with_suffix(f".partial{os.getpid()}")
     try:
-        with partial.open("wb") as file:
+        with files.whole(target) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
     except RuntimeError as error:  # torch's writer says so of a full disk
         raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync(target.parent)
     for old in steps(run_dir)[:-keep]:
         path(run_dir, old).unlink()
     for torn in folder(run_dir).glob("*.partial*"):  # left by a process that was killed
@@ -83,12 +76,3 @@ def latest(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
             f"none of the {len(known)} checkpoints in {folder(run_dir)} can be read; move them away to start anew"
         )
     return None
-
-
-def _sync(directory: Path) -> None:
-    """Make a rename itself survive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

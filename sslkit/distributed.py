@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sslkit.errors import Refused
 
 T = TypeVar("T")
+Scope = Literal["rank", "all"]  # whether something takes in this rank alone, or all of them
 
 
 def is_on() -> bool:

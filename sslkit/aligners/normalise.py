@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import distributed
-
-Scope = Literal["rank", "all"]
+from sslkit.distributed import Scope
 
 
 def mass(weight: Float[Tensor, " n"], scope: Scope) -> Float[Tensor, ""]:

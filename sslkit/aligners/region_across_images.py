@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from sslkit.aligners.base import Aligner
-from sslkit.aligners.normalise import Scope, mass
+from sslkit.aligners.normalise import mass
+from sslkit.distributed import Scope
 from sslkit.registry import register
 from sslkit.types import Pairs, Rows, Step
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from sslkit.aligners.base import Aligner
-from sslkit.aligners.normalise import Scope, over
+from sslkit.aligners.normalise import over
+from sslkit.distributed import Scope
 from sslkit.registry import register
 from sslkit.types import Pairs, Step
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,6 @@ from sslkit.schedules import Scheduled
 from sslkit.types import Pairs, Rows
 
 Temperature = Annotated[Scheduled, Within(above=0)]
-Scope = Literal["rank", "all"]
 
 
 class Loss(Component):

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import distributed, precision
-from sslkit.losses.base import Loss, Scope, Temperature, counting, refuse_unlike, wide
+from sslkit.distributed import Scope
+from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike, wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 

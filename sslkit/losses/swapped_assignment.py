@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sslkit import distributed, ops, precision
-from sslkit.losses.base import Loss, Scope, Temperature, counting, refuse_unlike, wide
+from sslkit.distributed import Scope
+from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike, wide
 from sslkit.parameters import Count
 from sslkit.registry import register
 from sslkit.types import Pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sslkit import files
 from sslkit.errors import CheckpointError
 
 PAIR = np.dtype([("similarity", "<f4"), ("index", "<i4")])  # as one number of 64 bits: in the order of the index
@@ -64,17 +64,8 @@ class History:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sums[epoch] = zlib.crc32(pairs.tobytes())
         self.mapped.pop(epoch, None)
-        target = self.path(epoch)
-        partial = target.with_suffix(f".partial{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                np.save(file, pairs)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync(self.folder)
+        with files.whole(self.path(epoch)) as file:
+            np.save(file, pairs)
         for torn in self.folder.glob("epoch_*.partial*"):  # left by a process that was killed
             torn.unlink(missing_ok=True)
 
@@ -200,12 +191,3 @@ def _rising(x: Float[np.ndarray, "*m"]) -> Int[np.ndarray, "*m"]:
 def _rising_back(order: Int[np.ndarray, "*m"]) -> Float[np.ndarray, "*m"]:
     """The floats again."""
     return np.where(order < 0, order ^ 0x7FFFFFFF, order).astype(np.int32).view(np.float32)
-
-
-def _sync(directory: Path) -> None:
-    """Make a rename itself survive a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
