@@ -9,10 +9,12 @@ import os
 import resource
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -82,6 +84,37 @@ def _timed(run: Callable[[], None]) -> float:
 def _peak_mb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+class Room:
+    """The most that the process holds itself while a block runs, in MB beyond what it held before."""
+
+    def __enter__(self) -> Room:
+        self.before = self.most = anonymous_mb()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.005):
+            self.most = max(self.most, anonymous_mb())
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()
+        self.most = max(self.most, anonymous_mb())
+
+    @property
+    def peak(self) -> float:
+        return self.most - self.before
+
+
+def anonymous_mb() -> float:
+    """Resident memory of this process that is not of files; not known outside Linux."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon")), float("nan"))
 
 
 def differences(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> list[str]:

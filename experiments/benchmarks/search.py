@@ -5,8 +5,9 @@
 The direct form compares the batch with the whole table in one product, takes the largest of each row, and writes. The
 others are the indexes of `PerImage`: `Exact` in blocks, `Flat` and `IVF` through faiss. Rows lie around as many
 directions as a data set has classes, in some dimensions more than in others; the batch shows images of the table a
-little changed. The program ends with an error if the similarities found by `Exact` or `Flat` differ from those of the
-direct form by more than 1e-5; of `IVF` it tells how many of the direct form's neighbours it finds.
+little changed. Memory is what the process holds itself (RssAnon of Linux). The program ends with an error if the
+similarities found by `Exact` or `Flat` differ from those of the direct form by more than 1e-5; of `IVF` it tells how
+many of the direct form's neighbours it finds. Lists are made, and the copy that faiss searches, once an epoch.
 """
 
 from __future__ import annotations
@@ -40,8 +41,26 @@ class Step:
         self.classes = F.normalize(torch.randn(classes, dim, generator=draw), dim=1)
         self.spread = torch.randn(16, dim, generator=draw) * dim**-0.5  # the dimensions in which a class is wide
         self.who = torch.randperm(images, generator=draw)[:batch]
-        rows = torch.cat([self.drawn(i - i % AT_ONCE)[i % AT_ONCE][None] for i in self.who.tolist()])
-        self.queries = F.normalize(rows + 0.3 * dim**-0.5 * torch.randn(batch, dim, generator=draw), dim=1)
+        self.rooms: list[measure.Room] = []
+        self.change = 0.3 * dim**-0.5 * torch.randn(batch, dim, generator=draw)
+
+    def run(self) -> None:
+        with measure.Room() as room:
+            self.step()
+        self.rooms.append(room)
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Neighbours and similarities of the batch."""
+        raise NotImplementedError
+
+    def result(self) -> dict[str, np.ndarray]:
+        index, similarity = self.found()
+        room = self.rooms[0]
+        facts = {"room": np.array([room.before, room.peak]), "prepared": np.array(self.prepared)}
+        return {"index": index.numpy(), "similarity": similarity.numpy(), **facts}
 
     def drawn(self, first: int) -> Tensor:
         """Some rows of the table."""
@@ -53,24 +72,27 @@ class Step:
         return F.normalize(self.classes[which] + inside + noise, dim=1)
 
     def fill(self, rows: Tensor) -> None:
+        """Put all rows into the table, and make the batch of some of them."""
         for first in range(0, self.images, AT_ONCE):
             part = self.drawn(first)
             rows[first : first + len(part)] = part
+        self.queries = F.normalize(rows[self.who] + self.change, dim=1)
 
 
 class Direct(Step):
     def __init__(self, **size: int):
         super().__init__(**size)
+        self.prepared = [0.0, 0.0]
         self.rows = torch.empty(self.images, self.dim)
         self.fill(self.rows)
 
     @torch.no_grad()
-    def run(self) -> None:
+    def step(self) -> None:
         self.similarity, self.index = (self.queries @ self.rows.T).topk(self.k, dim=1)
         self.rows[self.who] = self.queries
 
-    def result(self) -> dict[str, np.ndarray]:
-        return {"similarity": self.similarity.numpy(), "index": self.index.numpy(), "prepared": np.zeros(2)}
+    def found(self) -> tuple[Tensor, Tensor]:
+        return self.index, self.similarity
 
 
 class Ours(Step):
@@ -82,22 +104,18 @@ class Ours(Step):
         state["_visited"].fill_(True)
         self.memory.load_state_dict(state)
         self.batch = replace(Queries.of(self.queries[None]), images=self.who)
-        self.prepared = [measure_of(partial(self.memory.finish, 0, needed=0))]
-        self.prepared.append(measure_of(partial(self.memory.search, self.queries[:1])))  # makes the copy of faiss
+        self.prepared = [seconds_of(partial(self.memory.finish, 0, needed=0))]
+        self.prepared.append(seconds_of(partial(self.memory.search, self.queries[:1])))  # makes the copy of faiss
 
-    def run(self) -> None:
+    def step(self) -> None:
         self.memory.push(self.batch)
 
-    def result(self) -> dict[str, np.ndarray]:
+    def found(self) -> tuple[Tensor, Tensor]:
         found = self.memory.neighbours(self.who)
-        return {
-            "similarity": found.similarity.numpy(),
-            "index": found.index.numpy(),
-            "prepared": np.array(self.prepared),
-        }
+        return found.index, found.similarity
 
 
-def measure_of(call: partial[object]) -> float:
+def seconds_of(call: partial[object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -112,16 +130,18 @@ def compare(images: int, args: argparse.Namespace) -> str:
     forms |= {name: partial(Ours, index=index, images=images, **size) for name, index in indexes.items()}
     measured = measure.alternate(forms, args)
     direct = measured["direct"].result
-    for name in indexes:
-        found = measured[name].result
-        if not name.startswith("IVF"):
-            apart = np.abs(found["similarity"] - direct["similarity"]).max()
-            if apart > 1e-5:
-                raise SystemExit(f"the forms disagree: similarities of {name} differ by up to {apart:.2g}")
+    lines = []
+    for name, m in measured.items():
+        found, seconds = m.result, min(m.seconds)
+        apart = np.abs(found["similarity"] - direct["similarity"]).max()
+        if apart > 1e-5 and not name.startswith("IVF"):
+            raise SystemExit(f"the forms disagree: similarities of {name} differ by up to {apart:.2g}")
         recall = (found["index"][:, :, None] == direct["index"][:, None]).any(axis=2).mean()
-        lists, copy = found["prepared"]
-        print(f"{images} images, {name}: recall@{args.neighbours} {recall:.4f}; lists {lists:.3g} s, copy {copy:.3g} s")
-    return measure.rows(f"{images:,} images", measured)
+        times = min(measured["direct"].seconds) / seconds
+        (held, more), (lists, copy) = found["room"], found["prepared"]
+        numbers = f"{seconds:.3g} | {times:.3g} | {recall:.4f} | {held:,.0f} | {more:,.0f} | {lists:.2g} | {copy:.2g}"
+        lines.append(f"| {images:,} images | {name} | {numbers} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -141,7 +161,8 @@ def main() -> None:
     print(f"{measure.facts(args)}.")
     tables = [compare(images, args) for images in [*sizes, args.images]]
     print("Exact and Flat find what the direct form finds.\n")
-    print(measure.HEADER, *tables, sep="\n")
+    print("| size | form | fastest s | times faster | recall | MB held | MB more in a step | s for lists | s to copy |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|", *tables, sep="\n")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ Images = Int[np.ndarray, " m"]
 class Held(Index):
     """A copy of the visited rows in an index of faiss, in host memory, made at the first search after a start.
 
-    faiss takes its number of threads from OMP_NUM_THREADS. A subclass says how the copy is made, changed and searched.
+    Every process has its own. faiss takes its number of threads from OMP_NUM_THREADS. A subclass says how the copy is
+    made, changed and searched.
     """
 
-    is_ready = True  # the rows are compared one by one before
+    is_ready = True  # until then the table itself is searched
 
     def __init__(self) -> None:
         super().__init__()
