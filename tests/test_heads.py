@@ -123,7 +123,7 @@ def sharing():
 def test_an_output_that_shares_prototypes_scores_by_them():
     head, rows = sharing(), torch.randn(4, 5)
     assert torch.equal(head(rows, "patch"), head(rows, "image"))
-    assert head.n_prototypes == {"image": 6, "patch": 6, "region": 3}
+    assert head.widths == {"image": 6, "patch": 6, "region": 3}
     assert head.names == ("image", "patch", "region")
 
 
@@ -141,7 +141,7 @@ def test_shared_prototypes_are_there_once_and_learn_from_both_outputs():
 
 
 def test_an_output_may_share_what_comes_after_it():
-    assert Prototypes({"patch": "image", "image": 4}, dim=5, **SIZES).n_prototypes == {"patch": 4, "image": 4}
+    assert Prototypes({"patch": "image", "image": 4}, dim=5, **SIZES).widths == {"patch": 4, "image": 4}
 
 
 def test_sharing_survives_a_copy_a_pickle_and_a_saved_state(tmp_path):

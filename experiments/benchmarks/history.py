@@ -102,7 +102,7 @@ class Ours(Epoch):
         super().__init__(**size)
         self.folder = Path(folder)
         shutil.rmtree(self.folder, ignore_errors=True)  # of the process before
-        self.memory = PerImage(n_neighbours=self.k, window=self.window, n_images=self.images, dim=1)
+        self.memory = PerImage(n_neighbours=self.k, window=self.window, warmup_epochs=0, n_images=self.images, dim=1)
         self.memory.make_room(self.images, self.folder)
         for epoch in range(self.window):
             state = self.memory.state_dict()
