@@ -129,8 +129,6 @@ class Method(Component):
         Args:
             folder: where the history that is too large for a checkpoint is kept; in memory if left out.
         """
-        for name, search in self.searches.items():
-            search.memory.make_room(n_images, None if folder is None else folder / "memories" / name)
         if self.partners is not None:
             self.partners.make_room(n_images, None if folder is None else folder / "neighbours")
 

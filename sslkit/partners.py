@@ -56,7 +56,7 @@ class Partners(Component):
 
     def make_room(self, n_images: int, folder: Path | None) -> None:
         """Make the tables for a data set of that size; finished epochs are kept in the folder, if one is given."""
-        self.memory.make_room(n_images, None if folder is None else folder)
+        self.memory.make_room(n_images, folder)
         own = torch.arange(n_images)
         self.register_buffer("table", own)
         self.register_buffer("label", torch.full_like(own, -1))  # seen so far, to watch how far partners agree

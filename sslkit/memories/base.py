@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -31,12 +30,6 @@ class Memory(Component):
     def build(self, *, n_per_image: int, dim: int) -> None:
         """Make room; called once, before the first push."""
         raise NotImplementedError
-
-    def make_room(self, n_images: int, folder: Path | None = None) -> None:
-        """Learn how many images the data set has, and where to keep what is too large for a checkpoint.
-
-        Called once, after `build`; a memory whose size does not depend on the data need not ask.
-        """
 
     def __len__(self) -> int:
         raise NotImplementedError
