@@ -30,7 +30,9 @@ METHODS = {
     "dino": ("self-distillation (DINO)", "#3a6ea5"),
     "naive": ("naive neighbours", "#c8324b"),
     "adaptive": ("adaptive neighbours (AdaSim)", "#2f8f5b"),
-    "nnclr": ("contrastive, naive neighbours (NNCLR)", "#8a63b8"),
+    "contrastive": ("contrastive (MoCo v3)", "#3aa6b8"),
+    "contrastive_naive": ("contrastive, naive neighbours", "#e39a3b"),
+    "nnclr": ("contrastive, neighbours of a queue (NNCLR)", "#8a63b8"),
 }
 PANELS = {
     "knn/accuracy": "k-NN accuracy",
