@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sslkit import checkpoint, config
+from sslkit.launch.job import ready
 from sslkit.train import train
 from tests.conftest import ROOT
 
@@ -55,3 +56,13 @@ def test_one_include_makes_a_method_adaptive(file, tmp_path):
     records = trained([str(mine)], tmp_path, 10, always, *unfrozen)
     shares = [record.get("partners/bootstrapped") for record in records]
     assert shares == [None] * (2 * N_IMAGES // BATCH) + [1.0, 1.0]  # epoch 1 is the first that counts
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file not in ("gin/cribo.gin", "gin/ibot.gin", "gin/msn.gin")]
+)
+def test_a_method_on_whole_images_takes_a_vit_as_well(file):
+    small = "{'img_size': 48, 'patch_size': 8, 'depth': 2, 'embed_dim': 48, 'num_heads': 3}"
+    vit = ("backbones.Timm.name = 'vit_tiny_patch16_224'", f"backbones.Timm.options = {small}")
+    settings = ready([file], [*vit, "backbones.Timm.padding = 'zeros'"])  # takes a whole step without data
+    assert settings.part("train", "method").student.backbone.n_prefix == 1
