@@ -54,27 +54,34 @@ class History:
         """Use files of that folder, which need not exist yet."""
         self.folder = folder
 
-    def add(self, epoch: int, index: Int[Tensor, "n k"], similarity: Float[Tensor, "n k"]) -> None:
-        """Keep a finished epoch; its file appears under its name only once it is whole and on the disk."""
+    def add(
+        self, epoch: int, index: Int[Tensor, "n k"], similarity: Float[Tensor, "n k"], *, writes: bool = True
+    ) -> None:
+        """Keep a finished epoch; its file appears under its name only once it is whole and on the disk.
+
+        Of several processes with the same folder one writes; the others know what it wrote.
+        """
         pairs = np.empty(tuple(index.shape), dtype=PAIR)
         pairs["index"], pairs["similarity"] = index.cpu().numpy(), similarity.cpu().numpy()
         if self.folder is None:
             self.held[epoch] = pairs
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.sums[epoch] = zlib.crc32(pairs.tobytes())
         self.mapped.pop(epoch, None)
+        if not writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         with files.whole(self.path(epoch)) as file:
             np.save(file, pairs)
         for torn in self.folder.glob("epoch_*.partial*"):  # left by a process that was killed
             torn.unlink(missing_ok=True)
 
-    def forget(self, before: int) -> None:
+    def forget(self, before: int, *, writes: bool = True) -> None:
         """Drop the epochs before that one."""
         for kept in (self.held, self.sums, self.mapped):
             for epoch in [epoch for epoch in kept if epoch < before]:
                 del kept[epoch]
-        for epoch in self.epochs_on_disk():
+        for epoch in self.epochs_on_disk() if writes else ():
             if epoch < before:
                 self.path(epoch).unlink(missing_ok=True)
 

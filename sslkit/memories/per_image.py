@@ -215,13 +215,15 @@ class PerImage(Memory):
             needed: the oldest epoch that candidates may still be asked for, by a run that goes on from a checkpoint.
         """
 
-        def keep() -> None:
-            self.history.add(epoch, self._index, self._similarity)
-            self.history.forget(needed - self.window)
+        def keep(*, writes: bool = True) -> None:
+            self.history.add(epoch, self._index, self._similarity, writes=writes)
+            self.history.forget(needed - self.window, writes=writes)
 
         if self.history.folder is None:
             keep()
         else:
+            if distributed.rank() != 0:
+                keep(writes=False)
             distributed.on_main(keep)
         self.index.fit(self._rows, self._visited)
 
