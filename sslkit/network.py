@@ -38,7 +38,9 @@ class Network(nn.Module):
         """One pass of the backbone for each resolution, views of the same size together.
 
         Args:
+            index: image of each item in the data set.
             masked: hide what the views' masks say; views without one pass by themselves then.
+            partner: image that views of source 1 show, where that is another one.
         """
         masks = [v.mask if masked else None for v in views]
         kinds = [

@@ -14,10 +14,10 @@ from sslkit.registry import register
 class Nearest(Chooser):
     """The entry of largest cosine similarity in the query's own plane, with weight 1.
 
-    As a partner it is the best candidate other than the image itself, whatever its score: self-distillation collapses
-    or degrades with such partners, contrastive losses do not.
+    As a partner it is the best candidate other than the image itself, whatever its score: the naive choice, which is
+    there to compare with (experiments/adasim_collapse).
 
-    Source: NNCLR (arXiv:2104.14548).
+    Source: NNCLR (arXiv:2104.14548); as a partner, what AdaSim (arXiv:2303.13606) argues against.
     """
 
     def choose(

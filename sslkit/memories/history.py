@@ -95,8 +95,8 @@ class History:
 
     def epochs_on_disk(self) -> list[int]:
         """Those that have a file, oldest first."""
-        files = [] if self.folder is None or not self.folder.is_dir() else self.folder.iterdir()
-        names = [re.fullmatch(r"epoch_(\d+)\.npy", p.name) for p in files]
+        there = [] if self.folder is None or not self.folder.is_dir() else self.folder.iterdir()
+        names = [re.fullmatch(r"epoch_(\d+)\.npy", p.name) for p in there]
         return sorted(int(name[1]) for name in names if name)
 
     def path(self, epoch: int) -> Path:
