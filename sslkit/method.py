@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sslkit import draws, ops, precision, projection
+from sslkit import draws, ops, precision, projection, widths
 from sslkit.backbones import Backbone
 from sslkit.centerings import Centering, Mean
 from sslkit.clusterers import Clusterer
@@ -72,8 +72,8 @@ class Method(Component):
                     f"term {name!r} compares hidden patches, but the backbone's mask='drop' leaves nothing in their "
                     f"places: set Timm.mask = 'token'"
                 )
-        for head in heads:
-            head.build(backbone.dim)
+        for head, width in zip(heads, widths.taken(backbone, heads, terms, searches or {}), strict=True):
+            head.build(width)
         self.student = Network(backbone, heads)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.teacher.backbone.without_drop_path()
@@ -83,7 +83,8 @@ class Method(Component):
         self.terms = cast(Mapping[str, Term], nn.ModuleDict(terms))
         self.searches = cast(Mapping[str, Search], nn.ModuleDict(searches or {}))
         for search in self.searches.values():
-            dim = backbone.dim if search.output is None else self.student.width(search.output)
+            rows = backbone.dim if search.level == "image" else backbone.patch_dim
+            dim = rows if search.output is None else self.student.width(search.output)
             search.memory.build(n_per_image=self._n_per_image(search), dim=dim)
         self.partners = partners
         if partners is not None:
@@ -146,14 +147,16 @@ class Method(Component):
         """
         step = self.look(batch, seeds)
         on = {name: term for name, term in self.terms.items() if term.is_on or batch.index.is_meta}
-        heads = {name: term.head for name, term in on.items()}
+        heads, target_heads = ({name: getattr(t, side) for name, t in on.items()} for side in ("head", "target_head"))
         asked = {name: _asked(name, term, step) for name, term in on.items()}
-        pairs = asked if self.static_shapes or batch.index.is_meta else projection.without_idle_rows(asked, heads)
+        static = self.static_shapes or batch.index.is_meta
+        pairs = asked if static else projection.without_idle_rows(asked, heads, target_heads)
         with torch.no_grad():
             targets = projection.project(
-                self.teacher, [(pairs[name].target.rows, head, pairs[name].output) for name, head in heads.items()]
+                self.teacher,
+                [(pairs[name].target.rows, head, pairs[name].output) for name, head in target_heads.items()],
             )
-            scored = {name: head for name, head in heads.items() if head is not None and head in self.centerings}
+            scored = {name: head for name, head in target_heads.items() if head in self.centerings}
             own = projection.own_targets(targets, pairs, scored, projection.of_this_batch(asked, step))
             offsets = {head: self.centerings[head](logits, weight) for head, (logits, weight) in own.items()}
         predictions = projection.project(
@@ -161,8 +164,8 @@ class Method(Component):
         )
         losses = {name: batch.views[0].pixels.new_zeros(()) for name in self.terms}
         for name, term in on.items():
-            target = targets[id(pairs[name].target.rows), term.head]
-            target = target - offsets[term.head] if term.head in offsets else target
+            target = targets[id(pairs[name].target.rows), term.target_head]
+            target = target - offsets[term.target_head] if term.target_head in offsets else target
             prediction = predictions[id(pairs[name].prediction.rows), term.head]
             losses[name] = term.weight * term.loss(prediction, target, pairs[name])
         return Outcome(losses, step, own, offsets)
@@ -181,20 +184,29 @@ class Method(Component):
     def regions(
         self, batch: Batch, student: Features, teacher: Features, seeds: Int[Tensor, "b k"] | None = None
     ) -> Regions:
-        """The parts of each image, clustered over its global views and pooled from both networks."""
-        views = range(batch.n_global)
-        if len(set(teacher.sources)) > 1 or len({x.shape[1] for x in teacher.patches}) > 1:
+        """The parts of each image, clustered over the global views that show it and pooled from both networks.
+
+        Raises:
+            ValueError: such a view is the only one that shows its image, or they have different numbers of patches.
+        """
+        sources, sizes = teacher.sources, [x.shape[1] for x in teacher.patches]
+        views = [v for v, source in enumerate(sources) if source == 0]
+        if len(views) < 2 <= len(sources):
             raise ValueError(
-                f"regions are clustered over all global views together, so these must show one image at one size; they "
-                f"show sources {teacher.sources} with {[x.shape[1] for x in teacher.patches]} patches"
+                f"regions are clustered over the global views of one image together, but only view {views} of "
+                f"{len(sources)} shows it, the others its partner (sources {sources}), and positions in two images "
+                f"cannot be compared: give the image another view (a global crop with augmenters.Crop.source = 0)"
+            )
+        if len({sizes[v] for v in views}) > 1:
+            raise ValueError(
+                f"regions are clustered over the global views of an image together, so these must have one size; they "
+                f"have {sizes} patches"
             )
         clusterer = self.clusterer
         assert clusterer is not None
         k = int(clusterer.n_clusters)
-        tokens = torch.cat(teacher.patches, dim=1)
-        positions = torch.cat(
-            [patch_positions(v, g) for v, g in zip(batch.global_views, teacher.grids, strict=True)], dim=1
-        )
+        tokens = torch.cat([teacher.patches[v] for v in views], dim=1)
+        positions = torch.cat([patch_positions(batch.views[v], teacher.grids[v]) for v in views], dim=1)
         n = tokens.shape[1]
         if seeds is None and k <= n:
             seeds = draws.distinct(batch.seed, batch.epoch, batch.index, n, k, "clusters")
@@ -210,16 +222,17 @@ class Method(Component):
             return ops.pool(stacked, assignment).flatten(1, 2)[:, kept]
 
         def located(rows: Sequence[Tensor]) -> Rows:
-            view = torch.arange(len(views), device=kept.device).repeat_interleave(len(kept))
+            view = torch.cat([torch.full_like(kept, v) for v in views])
             item = (kept // k).repeat(len(views))
             return Rows(pooled(rows).flatten(0, 1), view, item, batch.index[item], weight)
 
         with precision.full(tokens.device):
             return Regions(
+                views=tuple(views),
                 assignment=assignment,
                 valid=valid,
                 student=located([student.patches[v] for v in views]),
-                teacher=located(teacher.patches),
+                teacher=located([teacher.patches[v] for v in views]),
                 cluster=kept % k,
                 place=pooled(positions.chunk(len(views), dim=1)),
             )
@@ -252,10 +265,10 @@ def _asked(name: str, term: Term, step: Step) -> Pairs:
         pairs: Pairs = term.aligner(step)
     except ValueError as error:
         raise ValueError(f"term {name!r}: {error}") from error
-    if pairs.output not in (None, term.head):
+    if pairs.output not in (None, term.target_head):
         raise ValueError(
             f"term {name!r}: what its search finds are embeddings of {pairs.output!r} (Search.output), but they are "
-            f"compared with head={term.head!r}"
+            f"compared with head={term.target_head!r}"
         )
     return pairs
 

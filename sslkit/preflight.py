@@ -246,17 +246,25 @@ def _together(settings: Config, train: Node, method: Method, seen: tuple[list[Vi
     augmenter = train.arguments["augmenter"].value
     crops = augmenter.arguments["global_crops"] if isinstance(augmenter, Node) else Argument(None)
     problems = []
+    own = [view for view in views[:n_global] if view.source == 0]  # the views that regions are seen in
     for name, search in method.searches.items():
-        if search.memory.n_planes not in (None, n_global):
-            wrong = (
-                f"{n_global} global views, but the memory of the search {name!r} has n_planes={search.memory.n_planes}"
-            )
+        n_planes = n_global if search.level == "image" else len(own)
+        if search.memory.n_planes not in (None, n_planes):
+            views_ = "global views" if search.level == "image" else "global views of the image"
+            wrong = f"{n_planes} {views_}, but the memory of the search {name!r} has n_planes={search.memory.n_planes}"
             problems.append(_about(settings, ValueError(wrong), [crops]))
-    looks = dict.fromkeys((view.source, view.pixels.shape[-1]) for view in views[:n_global])
-    if method.clusterer is not None and len(looks) > 1:
-        said = " and ".join(f"image {source} at {size} px" for source, size in looks)
-        wrong = f"the global views show {said}, but they are clustered together and must show one image at one size"
-        of_crops = [crop.arguments[name] for crop in walk(crops.value) if isinstance(crop, Node) for name in _LOOKS]
+    of_crops = [crop.arguments[name] for crop in walk(crops.value) if isinstance(crop, Node) for name in _LOOKS]
+    sizes = list(dict.fromkeys(view.pixels.shape[-1] for view in own))
+    if method.clusterer is not None and len(sizes) > 1:
+        said = " and ".join(f"{size} px" for size in sizes)
+        wrong = f"the global views show the image at {said}, but they are clustered together and must have one size"
+        problems.append(_about(settings, ValueError(wrong), [crops, *of_crops]))
+    if method.clusterer is not None and len(own) < 2 <= n_global:
+        wrong = (
+            f"{len(own)} of {n_global} global views shows the image and the others its partner, but regions are "
+            f"clustered over views of one image, as positions in two images cannot be compared: a third view of the "
+            f"image makes it possible (gin/base/partner_view.gin)"
+        )
         problems.append(_about(settings, ValueError(wrong), [crops, *of_crops]))
     return problems
 

@@ -12,7 +12,9 @@ from sslkit.network import Network
 from sslkit.types import Pairs, Rows, Step
 
 
-def without_idle_rows(pairs: Mapping[str, Pairs], heads: Mapping[str, str | None]) -> dict[str, Pairs]:
+def without_idle_rows(
+    pairs: Mapping[str, Pairs], heads: Mapping[str, str | None], target_heads: Mapping[str, str | None]
+) -> dict[str, Pairs]:
     """The same pairs without those of weight 0, and without rows that none is left for in any term of their head.
 
     A single row that is left keeps the company of the others: BatchNorm in a head cannot measure one row.
@@ -21,10 +23,10 @@ def without_idle_rows(pairs: Mapping[str, Pairs], heads: Mapping[str, str | None
     for name, p in pairs.items():
         keep = p.weight != 0
         left[name] = replace(p, i=p.i[keep], j=p.j[keep], weight=p.weight[keep])
-    for side, index in (("prediction", "i"), ("target", "j")):
+    for side, index, through in (("prediction", "i", heads), ("target", "j", target_heads)):
         sharing: dict[tuple[int, str | None], list[str]] = {}
         for name, p in left.items():
-            sharing.setdefault((id(getattr(p, side).rows), heads[name]), []).append(name)
+            sharing.setdefault((id(getattr(p, side).rows), through[name]), []).append(name)
         for names in sharing.values():
             rows: Rows = getattr(left[names[0]], side)
             indices = [getattr(left[name], index) for name in names]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,3 +201,34 @@ class Piecewise(Schedule):
     def __call__(self, time: Time) -> float:
         begun = [e for e in self.values if e * time.steps_per_epoch <= time.step]
         return self.values[begun[-1]]
+
+
+@register("schedules")
+class Product(Schedule):
+    """Several schedules or numbers multiplied."""
+
+    def __init__(self, factors: Sequence[Scheduled]):
+        self.factors = tuple(factors)
+
+    def __call__(self, time: Time) -> float:
+        return math.prod(at(factor, time) for factor in self.factors)
+
+
+@register("schedules")
+class Rest(Schedule):
+    """What another schedule, or a number, leaves of 1.
+
+    Raises:
+        ValueError: it is not from 0 to 1, now or when a schedule comes to it.
+    """
+
+    def __init__(self, value: Scheduled):
+        self.value = value
+        if not isinstance(value, Schedule):
+            self(Time())
+
+    def __call__(self, time: Time) -> float:
+        value = at(self.value, time)
+        if not 0 <= value <= 1:
+            raise ValueError(f"a weight of {value:g} at step {time.step} leaves no rest of 1: it must be from 0 to 1")
+        return 1 - value

@@ -72,4 +72,4 @@ class Search(Component):
         if self.memory.n_planes not in (None, len(queries.rows)):
             raise ValueError(f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)} global views")
         matches: Matches = self.matcher(queries, self.memory)
-        return replace(matches, output=self.output)
+        return replace(matches, level=self.level, output=self.output)

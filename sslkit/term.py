@@ -7,7 +7,7 @@ from sslkit.component import Component
 from sslkit.losses import Loss
 from sslkit.parameters import Natural, Share
 from sslkit.registry import joint
-from sslkit.schedules import Scheduled, Time
+from sslkit.schedules import Scheduled, Time, at
 
 
 @joint
@@ -16,7 +16,9 @@ class Term(Component):
 
     Args:
         head: output layer that both sides of a pair pass; None compares the backbone's rows as they are.
-        weight: factor of the loss in the objective.
+        target_head: output layer of the teacher that targets pass instead, so that rows of another kind or width have a
+            head of their own and predict what this one makes.
+        weight: factor of the loss in the objective; at 0 the term costs nothing, and nothing knows of it.
         start_epoch, start_step, start_fraction: before the latest of them (the last is a share of the run) the term is
             0 and costs nothing.
     """
@@ -27,6 +29,7 @@ class Term(Component):
         aligner: Aligner,
         loss: Loss,
         head: str | None,
+        target_head: str | None = None,
         weight: Scheduled = 1.0,
         start_epoch: Natural = 0,
         start_step: Natural = 0,
@@ -34,13 +37,19 @@ class Term(Component):
     ):
         super().__init__()
         self.aligner, self.loss, self.head = aligner, loss, head
+        self.target_head = head if target_head is None else target_head
         self.start_epoch, self.start_step, self.start_fraction = start_epoch, start_step, start_fraction
-        self.is_on = start_epoch == start_step == start_fraction == 0
+        self.given_weight = weight
+        self.is_on = self._is_on(Time())  # no run is known yet
         self.schedule("weight", weight)
 
     def set_time(self, time: Time) -> None:
         super().set_time(time)
-        self.is_on = time.step >= self.first_step(time.n_steps, time.steps_per_epoch)
+        self.is_on = self._is_on(time)
+
+    def _is_on(self, time: Time) -> bool:
+        has_begun = time.step >= self.first_step(time.n_steps, time.steps_per_epoch)
+        return has_begun and at(self.given_weight, time) != 0
 
     def first_step(self, n_steps: int, per_epoch: int) -> int:
         """The step from which on the term counts, in a run of that length."""

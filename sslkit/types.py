@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -174,13 +174,14 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """The parts of each image as seen in every global view.
+    """The parts of each image as seen in `v` of its global views: those that show the image and not its partner.
 
-    Region `i` of the `r` in view `v` stands at row `v * r + i` in `student` and `teacher`, and is the same cluster of
-    the same image in every view; regions are image-major, then by cluster. `valid` says which clusters have a token in
-    every view.
+    Region `i` of the `r` in the view `views[v]` stands at row `v * r + i` in `student` and `teacher`, and is the same
+    cluster of the same image in every view; regions are image-major, then by cluster. `valid` says which clusters have
+    a token in every one of these views.
     """
 
+    views: tuple[int, ...]
     assignment: Float[Tensor, "v b n k"]  # every non-empty column sums to 1 inside its view
     valid: Bool[Tensor, "b k"]
     student: Rows
@@ -195,6 +196,19 @@ class Regions:
     def __len__(self) -> int:
         """Regions per view."""
         return self.cluster.shape[0]
+
+    def of_patches(self) -> tuple[Int[Tensor, "v b n"], Float[Tensor, "v b n"]]:
+        """Number of the region that holds each patch, and the patch's share in it; share 0 where the region is idle.
+
+        A patch that is assigned softly is held by the region of its largest share.
+        """
+        share, cluster = self.assignment.max(dim=-1)
+        b, k = self.valid.shape
+        item = self.teacher.item[: len(self)]
+        number = torch.zeros(b * k, dtype=torch.long, device=cluster.device)
+        number[item * k + self.cluster] = torch.arange(len(self), device=cluster.device)
+        of = torch.arange(b, device=cluster.device)[:, None] * k + cluster
+        return number[of], share * self.valid.flatten()[of]
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +291,12 @@ class Matches:
     rows: Float[Tensor, "p q d"]
     ids: Int[Tensor, "p q"]  # image of each entry found, -1 where the memory was empty
     place: Float[Tensor, "p q 2"]
+    level: Literal["region", "image"] = "region"  # what the queries are
     output: str | None = None  # of the teacher's heads, where rows are embeddings from it; None: of the backbone
+
+    def found(self, queries: Rows) -> Rows:
+        """The rows that were found, plane-major, as targets of those who asked: theirs are the view and the item."""
+        return Rows(self.rows.flatten(0, 1), queries.view, queries.item, self.ids.flatten(), queries.weight)
 
 
 @dataclass(frozen=True, eq=False)

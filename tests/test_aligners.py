@@ -320,5 +320,5 @@ def test_a_switch_that_does_not_exist_is_refused_by_name(make, named):
 
 
 def test_three_views_are_refused_across_images_because_a_match_has_no_single_other_view():
-    with pytest.raises(ValueError, match="3 global views"):
+    with pytest.raises(ValueError, match="regions are seen in 3 views"):
         RegionAcrossImages("objects")(step_of(n_global=3))

@@ -21,6 +21,7 @@ TINY = {  # by name, or by role and name where two roles have it
     "Queue": dict(n_images=4, n_per_image=3, dim=DIM),
     "Threshold": dict(least=0.2),
     "ImageAcrossImages": dict(search="images"),
+    "PatchToMatch": dict(search="objects"),
     "PerImage": dict(n_images=100),
     "RegionAcrossImages": dict(search="objects"),
     "Projector": dict(outputs={"image": 6, "region": 3}, hidden=8, end_norm="plain", predictor_hidden=7),
@@ -30,6 +31,8 @@ TINY = {  # by name, or by role and name where two roles have it
     "Scaled": dict(value=0.5),
     "ScaledCosine": dict(start=1.0, end=0.0, warmup_epochs=1),
     "Linear": dict(start=1.0, end=0.0),
+    "Product": dict(factors=[0.5, 2.0]),
+    "Rest": dict(value=0.25),
     "Piecewise": dict(values={0: 1.0, 2: 0.5}),
     "Timm": dict(
         name="vit_tiny_patch16_224",

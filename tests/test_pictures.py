@@ -37,7 +37,9 @@ def regions_of(labels, k):
         ids=item + 7,
         weight=torch.ones(len(item)),
     )
-    return Regions(assignment, valid, rows, rows, kept % k, torch.zeros(len(labels), len(kept), 2))
+    return Regions(
+        tuple(range(len(labels))), assignment, valid, rows, rows, kept % k, torch.zeros(len(labels), len(kept), 2)
+    )
 
 
 def random_regions(n=3, k=5):

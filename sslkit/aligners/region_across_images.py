@@ -7,10 +7,11 @@ from typing import Literal
 import torch
 
 from sslkit.aligners.base import Aligner
+from sslkit.aligners.matched import matched
 from sslkit.aligners.normalise import mass
 from sslkit.distributed import Scope
 from sslkit.registry import register
-from sslkit.types import Pairs, Rows, Step
+from sslkit.types import Pairs, Step
 
 
 @register("aligners")
@@ -46,18 +47,16 @@ class RegionAcrossImages(Aligner):
         if regions is None:
             raise ValueError("RegionAcrossImages needs regions, but the method has no clusterer (Method.clusterer)")
         if regions.n_views != 2:
-            raise ValueError(f"a match is the target of one other view, but there are {regions.n_views} global views")
-        if self.search not in step.matches:
-            known = ", ".join(step.matches) or "none"
-            raise ValueError(f"search={self.search!r} is not a search of the method; it has: {known} (Method.searches)")
-        matches = step.matches[self.search]
+            raise ValueError(
+                f"a match is the target of one other view, but regions are seen in {regions.n_views} views"
+            )
+        matches = matched(step, self.search, "region")
         n, device = len(regions), regions.cluster.device
         row = torch.arange(n, device=device)
         i = torch.cat([n + row, row])  # view 1 predicts what view 0 found, and the other way round
-        own = regions.teacher
         return Pairs(
             prediction=regions.student,
-            target=Rows(matches.rows.flatten(0, 1), own.view, own.item, matches.ids.flatten(), own.weight),
+            target=matches.found(regions.teacher),
             i=i,
             j=torch.arange(2 * n, device=device),
             weight=self._normalised(matches.weight).flatten(),

@@ -41,6 +41,9 @@ class Timm(Backbone):
         padding: of convolutions. Zeros show a network the border of its view, and so where a patch lies; `"reflect"`
             mirrors the view instead. timm cannot say this of a model: see `pad_by` for one that was exported.
         freeze_patch_embedding: leave the patch projection at its random start (MoCo v3, arXiv:2104.02057).
+        patch_layer: which of timm's layers (`model.feature_info`, blocks of a ViT, stages of a ResNet after its stem)
+            the patches come out of, counted from 0, or from the end as -1, -2, ...; the end of the network if left out.
+            Where they are not as wide as the image vector, they need a head of their own (`Term.target_head`).
         mask: how a ViT hides the patches of a mask. `"token"`: a learned vector, zero at the start, stands in for each
             of them before positions are added (BEiT, iBOT); `"drop"`: they do not enter the blocks, which is faster the
             more are hidden, and come out as zeros (MAE, MSN); images that pass together must hide the same number then.
@@ -67,6 +70,7 @@ class Timm(Backbone):
         drop_path: Share = 0.0,
         padding: Literal["zeros", "reflect"] = "zeros",
         freeze_patch_embedding: bool = False,
+        patch_layer: int | None = None,
         mask: Literal["token", "drop"] | None = None,
     ):
         super().__init__()
@@ -89,9 +93,25 @@ class Timm(Backbone):
             if not hasattr(self.model, "patch_embed"):
                 raise ValueError(f"freeze_patch_embedding=True, but {name} has no patch embedding")
             self.model.patch_embed.requires_grad_(False)
+        self.patch_layer = None if patch_layer is None else self._layer(patch_layer)
         self.mask = mask
         if mask is not None:
             self._prepare_for(mask)
+
+    def _layer(self, number: int) -> int:
+        layers = getattr(self.model, "feature_info", None)
+        if not hasattr(self.model, "forward_intermediates") or layers is None:
+            raise ValueError(f"patch_layer={number}, but timm does not show what is inside of {self.name}")
+        if not -len(layers) <= number < len(layers):
+            raise ValueError(
+                f"patch_layer={number}, but {self.name} has {len(layers)} layers: 0 to {len(layers) - 1}, or -1 to "
+                f"{-len(layers)} from the end"
+            )
+        return number % len(layers)
+
+    @property
+    def patch_dim(self) -> int:
+        return self.dim if self.patch_layer is None else int(self.model.feature_info[self.patch_layer]["num_chs"])
 
     def _prepare_for(self, mask: Literal["token", "drop"]) -> None:
         if not self._has_tokens:
@@ -125,15 +145,24 @@ class Timm(Backbone):
     def _seen(
         self, pixels: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"], tuple[int, int]]:
-        features = self.model.forward_features(pixels)
-        image = self.model.forward_head(features, pre_logits=True)
+        if self.patch_layer is None:
+            features = self.model.forward_features(pixels)
+            patches, grid = self._spread(features, pixels)
+        else:  # in timm's own layout of feature maps, (b, d, h, w)
+            layer = self.patch_layer
+            features, (there,) = self.model.forward_intermediates(pixels, indices=[layer], norm=self._has_tokens)
+            patches, grid = there.flatten(2).mT, (there.shape[2], there.shape[3])
+        return self.model.forward_head(features, pre_logits=True), patches, grid
+
+    def _spread(
+        self, features: Float[Tensor, "b ..."], pixels: Float[Tensor, "b 3 h w"]
+    ) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+        """The patches in what a model makes, in the layout of its family, and their grid."""
         if features.ndim == 3:  # (b, prefix + n, d)
-            grid = self._vit_grid(pixels)
-            return image, features[:, self.n_prefix :], grid
+            return features[:, self.n_prefix :], self._vit_grid(pixels)
         if getattr(self.model, "output_fmt", "NCHW") == "NCHW":
             features = features.permute(0, 2, 3, 1)
-        grid = (features.shape[1], features.shape[2])
-        return image, features.flatten(1, 2), grid
+        return features.flatten(1, 2), (features.shape[1], features.shape[2])
 
     def _vit_grid(self, pixels: Tensor) -> tuple[int, int]:
         h, w = self.model.patch_embed.patch_size

@@ -104,6 +104,7 @@ def step_of(
 
     n_views = n_global + n_local
     sources = sources or (0,) * n_views
+    own = [v for v in range(n_global) if sources[v] == 0]  # regions are seen in these
     index = 10 + torch.randperm(b, generator=draw)
     valid = torch.rand(b, k, generator=draw) < 0.7 if valid is None else valid
     kept = torch.arange(b * k) if static else valid.flatten().nonzero()[:, 0]
@@ -115,27 +116,28 @@ def step_of(
         return Features(images, patches, ((2, 2),) * views, index, sources[:views])
 
     def rows(*, grad: bool) -> Rows:
-        view = torch.arange(n_global).repeat_interleave(len(kept))
-        item = (kept // k).repeat(n_global)
-        drawn = normal(n_global, b * k, DIM)[:, kept].flatten(0, 1).requires_grad_(grad)
-        return Rows(drawn, view, item, index[item], weight.repeat(n_global))
+        view = torch.tensor(own).repeat_interleave(len(kept))
+        item = (kept // k).repeat(len(own))
+        drawn = normal(len(own), b * k, DIM)[:, kept].flatten(0, 1).requires_grad_(grad)
+        return Rows(drawn, view, item, index[item], weight.repeat(len(own)))
 
     student, teacher = features(n_views, grad=True), features(n_global, grad=False)
     regions = Regions(
-        assignment=torch.zeros(n_global, b, 4, k),
+        views=tuple(own),
+        assignment=held(valid, len(own), seed),
         valid=valid,
         student=rows(grad=True),
         teacher=rows(grad=False),
         cluster=kept % k,
-        place=normal(n_global, b * k, 2)[:, kept],
+        place=normal(len(own), b * k, 2)[:, kept],
     )
-    drawn = torch.randint(3, (n_global, b * k), generator=draw) / 2 if accepted is None else accepted
+    drawn = torch.randint(3, (len(own), b * k), generator=draw) / 2 if accepted is None else accepted
     matches = Matches(
-        index=torch.randint(50, (n_global, b * k), generator=draw)[:, kept],
+        index=torch.randint(50, (len(own), b * k), generator=draw)[:, kept],
         weight=drawn[:, kept] * weight,
-        rows=normal(n_global, b * k, DIM)[:, kept],
-        ids=torch.randint(9, (n_global, b * k), generator=draw)[:, kept],
-        place=normal(n_global, b * k, 2)[:, kept],
+        rows=normal(len(own), b * k, DIM)[:, kept],
+        ids=torch.randint(9, (len(own), b * k), generator=draw)[:, kept],
+        place=normal(len(own), b * k, 2)[:, kept],
     )
     of_images = Matches(
         index=torch.randint(50, (n_global, b), generator=draw),
@@ -143,6 +145,7 @@ def step_of(
         rows=normal(n_global, b, DIM),
         ids=torch.randint(9, (n_global, b), generator=draw),
         place=normal(n_global, b, 2),
+        level="image",
     )
     pixels = torch.zeros(b, 3, 1, 1)
     hidden = torch.rand(n_views, b, 4, generator=drawing(seed)) < torch.tensor([0.5, 0.5, 0.5, 1.1])
@@ -151,6 +154,24 @@ def step_of(
         for source, mask in zip(sources, hidden, strict=True)
     )
     return Step(Batch(views, n_global, index), student, teacher, regions, {"objects": matches, "images": of_images})
+
+
+def held(valid: Tensor, n_views: int, seed: int) -> Tensor:
+    """A hard assignment of four patches in each view: valid clusters have one in every view, the others in one only.
+
+    Every non-empty column sums to 1 inside its view.
+    """
+    b, k = valid.shape
+    draw = drawing(seed)
+    cluster = torch.zeros(n_views, b, 4, dtype=torch.long)
+    for image in range(b):
+        seen, rest = valid[image].nonzero()[:, 0], (~valid[image]).nonzero()[:, 0]
+        for view in range(n_views):
+            own = torch.cat([seen, rest[view : view + 1]])  # one of the others, if there is a further one
+            many = own.repeat(4)[: max(4, len(seen))][torch.randperm(4, generator=draw)]
+            cluster[view, image] = many
+    assignment = torch.nn.functional.one_hot(cluster, k).float()
+    return assignment / assignment.sum(dim=2, keepdim=True).clamp(min=1)
 
 
 def permuted(step: Step, order: Tensor) -> Step:
@@ -182,6 +203,7 @@ def permuted(step: Step, order: Tensor) -> Step:
         teacher=features(step.teacher),
         regions=replace(
             regions,
+            assignment=regions.assignment[:, order],
             valid=regions.valid[order],
             student=rows(regions.student),
             teacher=rows(regions.teacher),

@@ -68,15 +68,19 @@ class Prototypes(Head):
         if not outputs:
             raise ValueError("outputs={}, but it must have at least one output layer")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
-        owners = _owners(outputs)
-        sizes = {name: n for name, n in outputs.items() if not isinstance(n, str)}
-        layers = {name: WeightNorm(bottleneck, n, learn_magnitude=learn_magnitude) for name, n in sizes.items()}
-        self.widths = {name: sizes[owner] for name, owner in owners.items()}
-        self.outputs = nn.ModuleDict({name: layers[owner] for name, owner in owners.items()})
+        self.learn_magnitude = learn_magnitude
+        self.owners = _owners(outputs)
+        self.n_prototypes = {name: n for name, n in outputs.items() if not isinstance(n, str)}
+        self.widths = {name: self.n_prototypes[owner] for name, owner in self.owners.items()}
         if dim is not None:
             self.build(dim)
 
     def build(self, dim: int) -> None:
+        own = {
+            name: WeightNorm(self.bottleneck, n, learn_magnitude=self.learn_magnitude)
+            for name, n in self.n_prototypes.items()
+        }
+        self.outputs = nn.ModuleDict({name: own[owner] for name, owner in self.owners.items()})
         widths = [dim, *[self.hidden] * (self.n_layers - 1), self.bottleneck]
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(pairwise(widths)):

@@ -38,7 +38,7 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
     step = outcome.step
     record: dict[str, float] = {}
     temperature = {
-        term.head: term.loss.teacher_temperature
+        term.target_head: term.loss.teacher_temperature
         for term in method.terms.values()
         if isinstance(term.loss, Distillation)
     }

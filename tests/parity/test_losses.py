@@ -27,6 +27,7 @@ def step_of(z):
         return Features(x.chunk(2), (torch.zeros(b, 1, 1),) * 2, ((1, 1),) * 2, index, (0, 0))
 
     regions = Regions(
+        views=(0, 1),
         assignment=torch.zeros(2, n, 1, 1),
         valid=torch.ones(n, 1, dtype=torch.bool),
         student=rows(objects),
