@@ -53,6 +53,6 @@ def taken(
 
 def _target(aligner: Aligner, searches: Mapping[str, Search]) -> str:
     """The kind of the teacher's rows that an aligner compares."""
-    if aligner.targets is None and aligner.search in searches:
+    if aligner.targets is None and aligner.search is not None and aligner.search in searches:
         return f"{searches[aligner.search].level}s"
     return aligner.targets or aligner.reads

@@ -25,6 +25,8 @@ class ImageAcrossImages(Aligner):
     Source: NNCLR (arXiv:2104.14548).
     """
 
+    search: str
+
     def __init__(self, search: str, *, scope: Scope = "all"):
         super().__init__()
         self.search, self.scope = search, scope

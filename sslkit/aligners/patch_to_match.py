@@ -30,6 +30,7 @@ class PatchToMatch(Aligner):
     NNCLR (arXiv:2104.14548).
     """
 
+    search: str
     reads = "patches"
 
     def __init__(self, search: str, *, n_positions: Count | None = None, scope: Scope = "all"):
@@ -41,7 +42,7 @@ class PatchToMatch(Aligner):
         if matches.level == "region":
             assert step.regions is not None  # its search has asked for them
             views, asked = step.regions.views, step.regions.teacher
-            holder, share = step.regions.of_patches()
+            holder, share = map(list, step.regions.of_patches())
         else:
             views, asked = tuple(range(len(step.teacher.images))), step.teacher.image
             item = torch.arange(len(step.batch.index), device=step.batch.index.device)

@@ -30,6 +30,7 @@ class RegionAcrossImages(Aligner):
     Source: CrIBo (arXiv:2310.07855), the object-level cross-image loss.
     """
 
+    search: str
     reads = "regions"
 
     def __init__(
