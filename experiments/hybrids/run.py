@@ -20,7 +20,7 @@ from experiments.trials import Trial, asked, last, points, spread, train
 
 HERE = Path(__file__).parent
 SHARED = "experiments/hybrids/shared.gin"
-SOON = ("memories.PerImage.window = 1",)  # a run is four epochs long
+SOON = ("memories.PerImage.window = 1",)  # a run is six epochs long
 PARENTS = {  # gin file, bindings beside the shared ones
     "DINO": ("gin/dino.gin", ()),
     "CrIBo": ("gin/cribo.gin", ()),
