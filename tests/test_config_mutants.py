@@ -23,6 +23,10 @@ BUILT = 17  # one in so many is looked at for contradictions too, which takes it
 RUNS = {
     "gin/base/adaptive_partners.gin": "gin/adasim.gin",
     "gin/base/byol.gin": "gin/byol.gin",
+    "gin/base/co_byol.gin": "gin/co_byol.gin",
+    "gin/base/co_dino.gin": "gin/co_dino.gin",
+    "gin/base/co_in100.gin": "gin/recipes/co_mocov3_in100_resnet18.gin",
+    "gin/base/co_mocov3.gin": "gin/co_mocov3.gin",
     "gin/base/cribo.gin": "gin/cribo.gin",
     "gin/base/cribo_authors.gin": "gin/recipes/cribo_in1k_vits16.gin",
     "gin/base/dino.gin": "gin/dino.gin",
@@ -30,6 +34,7 @@ RUNS = {
     "gin/base/objects.gin": "gin/dino.gin gin/base/objects.gin",
     "gin/base/mocov3.gin": "gin/mocov3.gin",
     "gin/base/nnclr.gin": "gin/nnclr.gin",
+    "gin/base/partner_view.gin": "gin/hybrids/cribo_partner.gin",
     "gin/base/scenes.gin": "gin/cribo.gin",
     "gin/base/simsiam.gin": "gin/simsiam.gin",
     "gin/base/swav.gin": "gin/swav.gin",

@@ -73,7 +73,8 @@ def method_of(*, seed=0, terms=None, **changes):
     for module in method.student.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)  # the usual start leaves rows almost equal
-    method.teacher.load_state_dict(method.student.state_dict())
+    trained = method.student.state_dict()
+    method.teacher.load_state_dict({name: trained[name] for name in method.teacher.state_dict()})  # no predictors
     return method
 
 

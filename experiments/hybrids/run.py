@@ -66,7 +66,7 @@ def table(miou: dict[str, list[float]], random: dict[str, list[float]], records:
     """mIoU of every seed, mean and deviation, the difference to the best parent, and how often matches are trusted."""
     seeds = range(len(next(iter(miou.values()))))
     lines = [
-        f"| |{''.join(f' seed {s} |' for s in seeds)} mean ± deviation | less its best parent | seed by seed | trusted |",
+        f"| |{''.join(f' seed {s} |' for s in seeds)} mean ± deviation | to its best parent | seed by seed | trusted |",
         "|---" * (len(seeds) + 5) + "|",
     ]
     for name, values in {**random, **miou}.items():
