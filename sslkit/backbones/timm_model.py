@@ -35,7 +35,7 @@ class Timm(Backbone):
     last normalised tokens, row-major over the grid, without class or register tokens.
 
     Args:
-        name: a name for `timm.create_model`, such as `"vit_small_patch16_224"`.
+        name: a name for `timm.create_model`, such as `"vit_small_patch16_224"`, or of `RFResNet`: `"rf29_resnet18"`.
         options: further arguments for `timm.create_model`, such as `{"img_size": 96, "depth": 6}`.
         drop_path: stochastic depth of the student, rising linearly over the blocks to this rate; a teacher has none.
         padding: of convolutions. Zeros show a network the border of its view, and so where a patch lies; `"reflect"`
@@ -208,9 +208,14 @@ def _create(name: str, arguments: dict[str, Any], drop_path: float) -> nn.Module
     return model
 
 
+def origin(name: str) -> str:
+    """The Python module that makes a model known to timm; it has to be imported for a model that is not timm's own."""
+    return str(inspect.unwrap(timm.model_entrypoint(name)).__module__)
+
+
 def _any_size(name: str) -> dict[str, Any]:
     """What makes a model accept images of other sizes than the one it was built for."""
-    family = inspect.unwrap(timm.model_entrypoint(name)).__module__.rpartition(".")[2]
+    family = origin(name).rpartition(".")[2]
     if family in ("vision_transformer", "eva", "deit", "swin_transformer"):
         return {"dynamic_img_size": True}
     if family == "swin_transformer_v2":

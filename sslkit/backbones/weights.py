@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from sslkit.backbones.timm_model import Timm
+from sslkit.backbones.timm_model import Timm, origin
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 OUTPUTS = {"last_layer": "image", "last_layer_c": "region"}
@@ -105,14 +105,15 @@ def read_authors(path: Path, *, network: str = "teacher") -> dict[str, Tensor]:
     return from_authors(file[network])
 
 
-def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Mapping[str, str] | None = None) -> None:
-    """Write `model.safetensors` and `config.json` that `timm.create_model("local-dir:FOLDER")` loads.
+def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Mapping[str, str] | None = None) -> str:
+    """Write `model.safetensors` and `config.json` that timm loads; the code that does so comes back.
 
     Args:
         image_size: pixels of a side that the model was trained at; timm builds the model for it.
         provenance: texts kept in the metadata of the tensor file.
 
-    timm cannot say that a model pads by reflection (`Timm.padding`): the metadata do, and `pad_by` sets it.
+    timm cannot say that a model pads by reflection (`Timm.padding`): the metadata do, and `pad_by` sets it. Nor does it
+    know an architecture that is not its own, such as `rf29_resnet18`, before the `module` of the metadata is imported.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = backbone.model
@@ -127,8 +128,12 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     arguments = {"num_classes": 0, **backbone.arguments}
     save_for_hf(model, str(folder), model_config=config, model_args=arguments, safe_serialization=True)
     tensors = load_file(folder / "model.safetensors")
-    save_file(
-        tensors,
-        folder / "model.safetensors",
-        metadata={"format": "pt", "padding": backbone.padding, **(provenance or {})},
-    )
+    module = origin(backbone.name)
+    metadata = {"format": "pt", "padding": backbone.padding, "module": module, **(provenance or {})}
+    save_file(tensors, folder / "model.safetensors", metadata=metadata)
+    steps = [f"model = timm.create_model('local-dir:{folder}', pretrained=True)"]
+    if not module.startswith("timm."):
+        steps.insert(0, f"import {module}")
+    if backbone.padding != "zeros":
+        steps.append(f"sslkit.backbones.pad_by(model, {backbone.padding!r})")
+    return "; ".join(steps)

@@ -92,11 +92,7 @@ def export_run(run: Path, out: Path) -> str:
     if not isinstance(backbone, Timm):
         raise ConfigError(f"{run} has a backbone of type {type(backbone).__name__}, but only Timm ones can be exported")
     size = settings.part("train", "augmenter").crops[0].size
-    export_timm(backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
-    loading = f"model = timm.create_model('local-dir:{out}', pretrained=True)"
-    return (
-        loading if backbone.padding == "zeros" else f"{loading}; sslkit.backbones.pad_by(model, {backbone.padding!r})"
-    )
+    return export_timm(backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
 
 
 def picture_run(run: Path) -> list[Path]:
