@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
+from PIL import Image
 
 import sslkit.components  # noqa: F401
 from sslkit import config, preflight
@@ -35,6 +36,7 @@ RUNS = {
     "gin/base/mocov3.gin": "gin/mocov3.gin",
     "gin/base/nnclr.gin": "gin/nnclr.gin",
     "gin/base/partner_view.gin": "gin/hybrids/cribo_partner.gin",
+    "gin/base/robustness.gin": "gin/protocols/objects_robustness.gin",
     "gin/base/scenes.gin": "gin/cribo.gin",
     "gin/base/simsiam.gin": "gin/simsiam.gin",
     "gin/base/swav.gin": "gin/swav.gin",
@@ -43,7 +45,10 @@ RUNS = {
     "gin/base/small_prototypes.gin": "gin/cribo.gin",
     "gin/base/two_views.gin": "gin/cribo.gin",
 }
-OPEN = {"gin/recipes": "train.data = @datasets.Scenes()", "gin/protocols": "DATA = '.'"}
+OPEN = {
+    "gin/recipes": "train.data = @datasets.Scenes()",
+    **dict.fromkeys((f"gin/protocols/{name}" for name in ("camvid", "folder", "imagenet")), "DATA = '.'"),
+}
 
 NAMES = sorted(
     {known.name for known in everything()}
@@ -138,7 +143,10 @@ MUTATIONS = (drop, insert, rename, renumber, retype, duplicate, delete, swap)
 @pytest.mark.filterwarnings("ignore")  # timm's, of models that no file should name
 @pytest.mark.parametrize("file", config.shipped())
 def test_a_mutant_is_refused_where_it_is_wrong_or_shows_what_it_does(file, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where an include is looked for first
+    monkeypatch.chdir(tmp_path)  # where an include is looked for first, and protocols look for images
+    for place in ("train/ant/0.png", "train/bee/0.png", "val/ant/0.png", "val/bee/0.png"):
+        Path(place).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(place)
     lines = (config.search_path() / file).read_text().splitlines(keepends=True)
     text = "".join(line for line in lines if not line.startswith("#"))  # a mistake in a comment is none
     original, problems = _run(file)

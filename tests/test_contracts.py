@@ -11,6 +11,7 @@ import sslkit.components  # noqa: F401  fills the registry
 from sslkit import contracts
 from sslkit.contracts import ComponentContract
 from sslkit.contracts.inputs import DIM
+from sslkit.evaluate import Adversarial, Corruptions, InternalMasking
 from sslkit.registry import ROLES, components, register
 
 K = 4
@@ -86,12 +87,28 @@ def kept_of_the_first_view(self, queries, plane):
     return F.normalize(queries.rows[0], dim=-1), queries.place[0]
 
 
+def labelled_scenes():
+    return {
+        name: components("datasets")["Scenes"](n_images=n, size=32, objects=(1, 1), n_classes=2, split=name)
+        for n, name in ((8, "train"), (4, "val"))
+    }
+
+
 def nearest_neighbours(self):
-    train, val = (
-        components("datasets")["Scenes"](n_images=n, size=32, objects=(1, 1), n_classes=2, split=split)
-        for n, split in ((8, "train"), (4, "val"))
+    return components("evaluate")["NearestNeighbours"](**labelled_scenes(), n_neighbours=(3, 5), image_size=32)
+
+
+def linear_probe(self):
+    return components("evaluate")["LinearProbe"](**labelled_scenes(), image_size=32)
+
+
+def robustness(self):
+    perturbations = dict(
+        corruptions=Corruptions(severities=(5,)),
+        masking=InternalMasking(sizes=(0.5,)),
+        adversarial=Adversarial(radii=(1.0,)),
     )
-    return components("evaluate")["NearestNeighbours"](train=train, val=val, n_neighbours=(3, 5), image_size=32)
+    return components("evaluate")["Robustness"](probe=linear_probe(self), perturbations=perturbations)
 
 
 OWN = {
@@ -102,6 +119,8 @@ OWN = {
     "Segmentation": dict(make=segmentation),
     "DenseRetrieval": dict(make=dense_retrieval),
     "NearestNeighbours": dict(make=nearest_neighbours),
+    "LinearProbe": dict(make=linear_probe),
+    "Robustness": dict(make=robustness),
 }
 
 CONTRACTS = {

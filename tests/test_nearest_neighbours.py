@@ -11,49 +11,10 @@ from torchvision.transforms import v2
 from sslkit import config
 from sslkit.datasets import ImageFolder, Scenes
 from sslkit.evaluate import NearestNeighbours, nearest_neighbours
-from sslkit.evaluate.nearest_neighbours import numbers_of, places
+from sslkit.evaluate.classification import numbers_of
+from sslkit.evaluate.nearest_neighbours import places
 from sslkit.evaluate.pixels import to_pixels
-from sslkit.types import Sample
-
-SIDE = 4
-
-
-class Pictures:
-    """Images of the given levels (n, 4, 4, 3) and labels; `read` says which were asked for."""
-
-    def __init__(self, levels, labels):
-        self.levels, self.labels, self.read = np.asarray(levels, np.uint8), list(labels), []
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, i):
-        self.read.append(i)
-        return Sample(image=Image.fromarray(self.levels[i]), index=i, label=self.labels[i])
-
-    def at(self, order):
-        return Pictures(self.levels[order], [self.labels[i] for i in order])
-
-    def labelled(self, name_of):
-        return Pictures(self.levels, map(name_of, self.labels))
-
-
-def noise(n, n_classes, *, seed):
-    rng = np.random.default_rng(seed)
-    return Pictures(rng.integers(0, 256, (n, SIDE, SIDE, 3)), rng.integers(0, n_classes, n).tolist())
-
-
-def of_one_colour_a_class(n, n_classes, *, seed):
-    """Images that show their class, each with a little noise of its own."""
-    rng = np.random.default_rng(seed)
-    colours = np.random.default_rng(0).integers(30, 220, (n_classes, SIDE, SIDE, 3))
-    labels = [*range(n_classes), *rng.integers(0, n_classes, n - n_classes).tolist()]
-    return Pictures(colours[labels] + rng.integers(-9, 10, (n, SIDE, SIDE, 3)), labels)
-
-
-def pixels_as_they_are(pixels):
-    image = pixels.flatten(1)
-    return image, image[:, None], (1, 1)
+from tests.labelled import SIDE, Pictures, noise, of_one_colour_a_class, pixels_as_they_are
 
 
 def rows_of(pictures):

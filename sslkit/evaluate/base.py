@@ -26,27 +26,30 @@ class Evaluation:
 
 @contextmanager
 def evaluating(backbone: Callable[..., Any]) -> Iterator[None]:
-    """Every part of a module in evaluation mode inside, in its own mode again after; other callables are left alone."""
-    modes = {m: m.training for m in backbone.modules()} if isinstance(backbone, nn.Module) else {}
+    """A module in evaluation mode and asking for no gradient of its own, as it was again after; others left alone."""
+    module = backbone if isinstance(backbone, nn.Module) else nn.Module()
+    modes = {m: m.training for m in module.modules()}
+    asks = {p: p.requires_grad for p in module.parameters()}
     try:
-        if isinstance(backbone, nn.Module):
-            backbone.eval()
+        module.eval().requires_grad_(False)
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for part, mode in modes.items():
+            part.training = mode
+        for parameter, is_asked in asks.items():
+            parameter.requires_grad = is_asked
 
 
 def outputs_at(backbone: Backbone, image_size: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """What the backbone makes of two black squares of `image_size` pixels.
+    """What the backbone makes of two black squares of `image_size` pixels, which ask for a gradient.
 
     Raises:
         ValueError: it does not take images of this size.
     """
-    with evaluating(backbone), torch.no_grad():
+    with evaluating(backbone), torch.enable_grad():
         try:
             parameters = backbone.parameters() if isinstance(backbone, nn.Module) else iter(())
             device = next((p.device for p in parameters), None)
-            return backbone(torch.zeros(2, 3, image_size, image_size, device=device))
+            return backbone(torch.zeros(2, 3, image_size, image_size, device=device, requires_grad=True))
         except (ValueError, RuntimeError, AssertionError) as error:
             raise ValueError(f"image_size={image_size} does not suit the backbone: {error}") from error

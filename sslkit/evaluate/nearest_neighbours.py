@@ -8,22 +8,20 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from sslkit.evaluate.base import Backbone, Evaluation, evaluating, outputs_at
-from sslkit.evaluate.pixels import to_pixels
-from sslkit.evaluate.samples import Samples, Subset, drawn
+from sslkit.evaluate.base import Backbone
+from sslkit.evaluate.classification import Classification, numbers_of
+from sslkit.evaluate.samples import Samples
 from sslkit.evaluate.search import nearest
 from sslkit.parameters import Count, Natural, Positive, Seed
 from sslkit.registry import register
-from sslkit.types import Sample
 
 QUERIES = 1024  # searched for at a time
 
 
 @register("evaluate")
-class NearestNeighbours(Evaluation):
+class NearestNeighbours(Classification):
     """Accuracy of weighted nearest-neighbour classification with frozen image vectors.
 
         votes(c) = sum_k  exp(cos_k / temperature)  [label_k = c]      over the nearest training images k
@@ -59,8 +57,6 @@ class NearestNeighbours(Evaluation):
         ['accuracy', 'accuracy@3', 'accuracy@5']
     """
 
-    headline = "accuracy"
-
     def __init__(
         self,
         *,
@@ -78,15 +74,21 @@ class NearestNeighbours(Evaluation):
     ):
         if not n_neighbours:
             raise ValueError(f"n_neighbours={n_neighbours}, but it must have a number")
-        if resize is not None and resize < image_size:
-            raise ValueError(f"resize={resize}, but a square of image_size={image_size} is to be cut out")
-        self.train = drawn("train", train, n_train, seed=seed, use="nearest neighbours")
-        self.val = drawn("val", val, n_val, seed=seed, use="nearest neighbours")
+        super().__init__(
+            "nearest neighbours",
+            train=train,
+            val=val,
+            image_size=image_size,
+            resize=resize,
+            n_train=n_train,
+            n_val=n_val,
+            batch_size=batch_size,
+            n_workers=n_workers,
+            seed=seed,
+        )
         if max(n_neighbours) > len(self.train):
             raise ValueError(f"n_neighbours={n_neighbours}, but there are {len(self.train)} training images")
         self.n_neighbours, self.temperature = tuple(n_neighbours), temperature
-        self.image_size, self.resize = image_size, resize
-        self.batch_size, self.n_workers = batch_size, n_workers
 
     def __call__(self, backbone: Backbone, device: torch.device | str) -> dict[str, float | int]:
         """`accuracy` and `accuracy@K` for each number of neighbours, `top5`, and how much was looked at.
@@ -96,14 +98,11 @@ class NearestNeighbours(Evaluation):
         in evaluation mode and back again.
         """
         device = torch.device(device)
-        memory, known = self._vectors(self.train, backbone, device)
-        queries, asked = self._vectors(self.val, backbone, device)
+        memory, known = self.vectors(self.train, backbone, device)
+        queries, asked = self.vectors(self.val, backbone, device)
+        memory, queries = F.normalize(memory, dim=-1), F.normalize(queries, dim=-1)
         classes = known.unique()
-        labels, truth = numbers_of(known, classes), numbers_of(asked, classes)
-        lost = (truth == len(classes)).nonzero()[:, 0].tolist()
-        if lost and len(self.train) == len(self.train.samples) and _classes(self.train) is None:
-            place, label = self.val.place(lost[0]), int(asked[lost[0]])
-            raise ValueError(f"{place} has the label {label}, but no image of train has it")
+        labels, truth = numbers_of(known, classes), self.truth(asked, self.val.indices, classes)
         found, agrees = [], []
         parts = list(zip(queries.split(QUERIES), truth.split(QUERIES), strict=True))
         for rows, true in tqdm(parts, desc="nearest neighbours, search", leave=False, disable=None):
@@ -121,49 +120,6 @@ class NearestNeighbours(Evaluation):
             "n_train": len(self.train),
             "n_val": len(self.val),
         }
-
-    def check(self, backbone: Backbone) -> None:
-        """Look at what can be known from one image of each set.
-
-        Raises:
-            ValueError: the backbone does not take images of this size, an image has no label, or a label is another
-                class in `val` than in `train`.
-        """
-        outputs_at(backbone, self.image_size)
-        for chosen in (self.train, self.val):
-            label_of(chosen[0], chosen.place(0))
-        known, asked = _classes(self.train), _classes(self.val)
-        if known is None or asked is None:
-            return
-        for label, name in enumerate(asked):
-            if name not in known[label : label + 1]:
-                other = f"{known[label]!r} in train" if label < len(known) else f"train has {len(known)} classes"
-                raise ValueError(f"the label {label} is {name!r} in val, but {other}")
-
-    @torch.no_grad()
-    def _vectors(
-        self, chosen: Subset, backbone: Backbone, device: torch.device
-    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        """Image vectors on the device, l2-normalised, and their labels on the host."""
-        rows, labels = [], []
-        # a generator of its own: a loader without one draws from torch's, and a run would differ by being evaluated
-        loader = DataLoader(
-            _Prepared(chosen, self.image_size, self.resize),
-            batch_size=self.batch_size,
-            num_workers=self.n_workers,
-            generator=torch.Generator(),
-        )
-        with evaluating(backbone):
-            for pixels, label in tqdm(loader, desc=f"nearest neighbours, {chosen.name}", leave=False, disable=None):
-                image, _, _ = backbone(pixels.to(device))
-                rows.append(F.normalize(image.float(), dim=-1))
-                labels.append(label)
-        return torch.cat(rows), torch.cat(labels)
-
-
-def numbers_of(labels: Int[Tensor, " n"], classes: Int[Tensor, " c"]) -> Int[Tensor, " n"]:
-    """The place of each label among the classes, which rise; their number for a label that is not there."""
-    return torch.where(torch.isin(labels, classes), torch.searchsorted(classes, labels), len(classes))
 
 
 def places(
@@ -192,36 +148,5 @@ def places(
     return torch.stack([found[k] for k in n_neighbours])
 
 
-def _classes(chosen: Subset) -> tuple[str, ...] | None:
-    """The names of the labels, where the data set has them."""
-    names = getattr(chosen.samples, "classes", None)
-    return tuple(names) if isinstance(names, (list, tuple)) else None
-
-
 def _shares(is_so: Bool[Tensor, "k n"]) -> list[float]:
     return is_so.double().mean(dim=1).tolist()
-
-
-def label_of(sample: Sample, place: str) -> int:
-    """The label of a sample.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if sample.label is None:
-        raise ValueError(f"{place} has no label, which nearest neighbours need")
-    return int(sample.label)
-
-
-class _Prepared(Dataset[tuple[Tensor, int]]):
-    """Pixels as the backbone wants them and label of each sample."""
-
-    def __init__(self, chosen: Subset, image_size: int, resize: int | None):
-        self.chosen, self.image_size, self.resize = chosen, image_size, resize
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        sample = self.chosen[i]
-        return to_pixels(sample.image, self.image_size, resize=self.resize), label_of(sample, self.chosen.place(i))

@@ -12,7 +12,12 @@ from sslkit.backbones.weights import IMAGENET
 
 
 def to_pixels(image: Image.Image, size: int | None, *, resize: int | None = None) -> Float[Tensor, "3 h w"]:
-    """The image as a square of `size` pixels (bicubic, antialiased), with ImageNet's mean and deviation.
+    """The levels of an image with ImageNet's mean and deviation."""
+    return normalised(to_levels(image, size, resize=resize))
+
+
+def to_levels(image: Image.Image, size: int | None, *, resize: int | None = None) -> Float[Tensor, "3 h w"]:
+    """The image as a square of `size` pixels (bicubic, antialiased), each level from 0 to 1.
 
     Args:
         size: None leaves the image as it is.
@@ -25,8 +30,12 @@ def to_pixels(image: Image.Image, size: int | None, *, resize: int | None = None
             if resize is None
             else _centre(_shorter_side(image, resize), size)
         )
-    levels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-    mean, std = (torch.tensor(IMAGENET[name])[:, None, None] for name in ("mean", "std"))
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+
+
+def normalised(levels: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 h w"]:
+    """Levels from 0 to 1 with ImageNet's mean and deviation."""
+    mean, std = (torch.tensor(IMAGENET[name], device=levels.device)[:, None, None] for name in ("mean", "std"))
     return (levels - mean) / std
 
 
