@@ -9,9 +9,9 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from sslkit.parameters import Count, Natural, NonNegative, Share
+from sslkit.parameters import Count, Natural, NonNegative, Share, Within
 from sslkit.registry import register
 
 
@@ -222,13 +222,11 @@ class Rest(Schedule):
         ValueError: it is not from 0 to 1, now or when a schedule comes to it.
     """
 
-    def __init__(self, value: Scheduled):
+    def __init__(self, value: Annotated[Scheduled, Within(0, 1)]):
         self.value = value
-        if not isinstance(value, Schedule):
-            self(Time())
 
     def __call__(self, time: Time) -> float:
         value = at(self.value, time)
         if not 0 <= value <= 1:
-            raise ValueError(f"a weight of {value:g} at step {time.step} leaves no rest of 1: it must be from 0 to 1")
+            raise ValueError(f"value={value:g} at step {time.step}, but it must be from 0 to 1 to leave a rest of 1")
         return 1 - value

@@ -291,7 +291,7 @@ CASES = [
         Method.momentum = @matchers.Cycle()
         """,
         """
-        mine.gin:2: Method.momentum = @matchers.Cycle() does not fit its type, float | Schedule (from 0 to 1) | None; it takes @schedules.Constant(), @schedules.Cosine(), @schedules.ScaledCosine(), @schedules.Scaled(), @schedules.Linear(), @schedules.Piecewise()
+        mine.gin:2: Method.momentum = @matchers.Cycle() does not fit its type, float | Schedule (from 0 to 1) | None; it takes @schedules.Constant(), @schedules.Cosine(), @schedules.ScaledCosine(), @schedules.Scaled(), @schedules.Linear(), @schedules.Piecewise(), @schedules.Product(), @schedules.Rest()
         """,
     ),
     Case(
@@ -1345,7 +1345,7 @@ CASES = [
         two/augmenters.Crop.size = 96
         """,
         """
-        mine.gin:2: two/augmenters.Crop.size = 96: the global views show image 0 at 64 px and image 0 at 96 px, but they are clustered together and must show one image at one size
+        mine.gin:2: two/augmenters.Crop.size = 96: the global views show the image at 64 px and 96 px, but they are clustered together and must have one size
           gin/base/small.gin:12: augmenters.Crop.size = 64
           gin/base/two_views.gin:3: augmenters.Crops.global_crops = [@one/augmenters.Crop(), @two/augmenters.Crop()]
         """,
@@ -1432,7 +1432,7 @@ CASES = [
         augmenters.Crops.global_crops = [@one/augmenters.Crop()]
         """,
         """
-        mine.gin:2: augmenters.Crops.global_crops = [@one/augmenters.Crop()]: 1 global views, but the memory of the search 'objects' has n_planes=2
+        mine.gin:2: augmenters.Crops.global_crops = [@one/augmenters.Crop()]: 1 global views of the image, but the memory of the search 'objects' has n_planes=2
         """,
         builds=True,
     ),
@@ -1442,7 +1442,7 @@ CASES = [
         augmenters.Crops.global_crops = [@one/augmenters.Crop(), @two/augmenters.Crop(), @two/augmenters.Crop()]
         """,
         """
-        mine.gin:2: augmenters.Crops.global_crops = [@one/augmenters.Crop(), @two/augmenters.Crop(), @two/augmenters.Crop()]: 3 global views, but the memory of the search 'objects' has n_planes=2
+        mine.gin:2: augmenters.Crops.global_crops = [@one/augmenters.Crop(), @two/augmenters.Crop(), @two/augmenters.Crop()]: 3 global views of the image, but the memory of the search 'objects' has n_planes=2
         """,
         builds=True,
     ),

@@ -211,11 +211,11 @@ def test_every_patch_predicts_the_image_that_its_image_found():
     assert outcome.losses["local"] > 0
 
 
-def test_a_rest_of_one_is_refused_where_there_is_none():
-    with pytest.raises(ValueError, match=r"a weight of 1\.5 at step 0 leaves no rest of 1"):
-        Rest(1.5)
-    with pytest.raises(ValueError, match="a weight of 2 at step 3"):
-        Rest(Linear(0.0, 2.0, steps=4))(Time(3, n_steps=10))
+def test_a_schedule_that_leaves_no_rest_of_one_is_refused_when_it_comes_to_that():
+    rest = Rest(Linear(0.0, 2.0, steps=5))
+    assert rest(Time(1, n_steps=10)) == 0.5
+    with pytest.raises(ValueError, match="value=2 at step 5, but it must be from 0 to 1"):
+        rest(Time(5, n_steps=10))
 
 
 def test_static_shapes_change_no_local_loss():

@@ -326,6 +326,8 @@ ANY_NUMBER = {
     "schedules.Linear": LINE,
     "schedules.Scaled": {"value"},
     "schedules.Piecewise": {"values"},
+    "schedules.Product": {"factors"},
+    "backbones.Timm": {"patch_layer"},  # counts from either end of a network
     "Term": {"weight"},
     "evaluate.DenseRetrieval": {"ignore_index"},  # any label that no class has, and data sets have their own
 }
