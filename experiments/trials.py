@@ -47,14 +47,14 @@ class Trial:
         return log.read(self.run / "metrics.jsonl")
 
 
-def asked(about: str, folder: str, *, seeds: int) -> argparse.Namespace:
-    """The options of an experiment: `seeds`, `runs` (where they lie), `at_once`, `bindings`."""
-    options = argparse.ArgumentParser(description=about)
-    options.add_argument("--seeds", type=int, default=seeds)
-    options.add_argument("--runs", type=Path, default=Path("runs") / folder)
-    options.add_argument("--at-once", type=int, default=2, help="runs at a time, each on one thread")
-    options.add_argument("--set", dest="bindings", action="append", default=[], metavar="'A.b = 1'")
-    return options.parse_args()
+def options(about: str | None, folder: str, *, seeds: int) -> argparse.ArgumentParser:
+    """What every experiment may be told: `seeds`, `runs` (where they lie), `at_once`, `bindings`."""
+    parser = argparse.ArgumentParser(description=str(about).splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--runs", type=Path, default=Path("runs") / folder)
+    parser.add_argument("--at-once", type=int, default=2, help="runs at a time, each on one thread")
+    parser.add_argument("--set", dest="bindings", action="append", default=[], metavar="'A.b = 1'")
+    return parser
 
 
 def train(trials: Sequence[Trial], at_once: int) -> None:

@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.trials import Trial, asked, draw, last, points, spread, train
+from experiments.trials import Trial, draw, last, options, points, spread, train
 
 HERE = Path(__file__).parent
 METHODS = {
@@ -39,16 +39,16 @@ PANELS = {
 
 
 def main() -> None:
-    options = asked(str(__doc__).splitlines()[0], "adasim_collapse", seeds=3)
+    asked = options(__doc__, "adasim_collapse", seeds=3).parse_args()
     trials = {
         (m, seed): Trial(
-            m, (f"experiments/adasim_collapse/{m}.gin",), tuple(options.bindings), seed, options.runs / f"{m}_{seed}"
+            m, (f"experiments/adasim_collapse/{m}.gin",), tuple(asked.bindings), seed, asked.runs / f"{m}_{seed}"
         )
-        for seed in range(options.seeds)
+        for seed in range(asked.seeds)
         for m in METHODS
     }
-    train(list(trials.values()), options.at_once)
-    curves = {m: [trials[m, seed].records() for seed in range(options.seeds)] for m in METHODS}
+    train(list(trials.values()), asked.at_once)
+    curves = {m: [trials[m, seed].records() for seed in range(asked.seeds)] for m in METHODS}
     plot(curves)
     print(table(curves))
 

@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/local_global.py [--growth]
 
-A step is both networks on two views, the losses, the gradient and an update of the teacher; the heads have the widths of
-gin/recipes/co_byol_in1k_resnet50.gin. The program ends with an error if the image term differs between the two.
+A step is both networks on two views, the losses, the gradient and an update of the teacher; the heads have the widths
+of gin/recipes/co_byol_in1k_resnet50.gin. The program ends with an error if the image term differs between the two.
 """
 
 from __future__ import annotations

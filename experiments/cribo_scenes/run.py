@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.trials import Trial, asked, draw, points, spread, train
+from experiments.trials import Trial, draw, options, points, spread, train
 
 HERE = Path(__file__).parent
 METHODS = {
@@ -27,21 +27,21 @@ COLORS = {"CrIBo": "#c8324b", "CrIBo without matches": "#e39a3b", "DINO, the ima
 
 
 def main() -> None:
-    options = asked(str(__doc__).splitlines()[0], "cribo_scenes", seeds=3)
+    asked = options(__doc__, "cribo_scenes", seeds=3).parse_args()
     trials = {
         (method, seed): Trial(
             method,
             (file,),
-            (*own, *options.bindings),
+            (*own, *asked.bindings),
             seed,
-            options.runs / f"{method.split(',')[0].replace(' ', '_')}_{seed}",
+            asked.runs / f"{method.split(',')[0].replace(' ', '_')}_{seed}",
         )
-        for seed in range(options.seeds)
+        for seed in range(asked.seeds)
         for method, (file, own) in METHODS.items()
     }
-    train(list(trials.values()), options.at_once)
+    train(list(trials.values()), asked.at_once)
     curves = {
-        method: [points(trials[method, seed].records(), "dense/miou") for seed in range(options.seeds)]
+        method: [points(trials[method, seed].records(), "dense/miou") for seed in range(asked.seeds)]
         for method in METHODS
     }
     (HERE / "table.md").write_text(table(curves))

@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.trials import Trial, asked, last, points, spread, train
+from experiments.trials import Trial, last, options, points, spread, train
 
 HERE = Path(__file__).parent
 SHARED = "experiments/hybrids/shared.gin"
@@ -42,17 +42,17 @@ HYBRIDS = {  # gin file, bindings, parents
 
 
 def main() -> None:
-    options = asked(str(__doc__).splitlines()[0], "hybrids", seeds=2)
+    asked = options(__doc__, "hybrids", seeds=2).parse_args()
     methods = {**PARENTS, **{name: (file, own) for name, (file, own, _) in HYBRIDS.items()}}
     trials = {
         (name, seed): Trial(
-            name, (file, SHARED), (*own, *options.bindings), seed, options.runs / f"{Path(file).stem}_{seed}"
+            name, (file, SHARED), (*own, *asked.bindings), seed, asked.runs / f"{Path(file).stem}_{seed}"
         )
-        for seed in range(options.seeds)
+        for seed in range(asked.seeds)
         for name, (file, own) in methods.items()
     }
-    train(list(trials.values()), options.at_once)
-    records = {name: [trials[name, seed].records() for seed in range(options.seeds)] for name in methods}
+    train(list(trials.values()), asked.at_once)
+    records = {name: [trials[name, seed].records() for seed in range(asked.seeds)] for name in methods}
     miou = {name: [100 * (last(run, "dense/miou") or 0.0) for run in runs] for name, runs in records.items()}
     for_all = [100 * points(run, "dense/miou")[0] for run in records["CrIBo"]]
     vit = [100 * points(run, "dense/miou")[0] for run in records["CrIBo on a ViT"]]
