@@ -186,7 +186,7 @@ def ratio_of(name: str, kind: str) -> Callable[[Mapping[str, Any]], float]:
 
 
 def plot_strengths(results: Results) -> None:
-    """Accuracy against the strength of corruptions, masks and attacks: thin lines for seeds, a thick one for the mean."""
+    """Accuracy against the strength of corruptions, masks and attacks: thin lines for seeds, a thick one for all."""
     panels = {
         "corruptions, mean": ("corruptions", None, "severity"),
         "mask in the middle": ("masking", "centre", "side of the square, share of the image's"),

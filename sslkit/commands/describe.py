@@ -15,8 +15,7 @@ from sslkit.config.build import FAILED, Builder
 from sslkit.config.source import search_path
 from sslkit.config.text import spell
 from sslkit.config.tree import OPEN, Argument, Node
-from sslkit.diagram import draw
-from sslkit.diagram.content import starts_of
+from sslkit.diagram import content, draw
 from sslkit.launch.options import with_data
 from sslkit.method import Method
 
@@ -199,8 +198,11 @@ def _objective(settings: Config) -> Iterator[str]:
 
 def _term(name: str, term: Node) -> str:
     given = {key: argument.value for key, argument in term.arguments.items()}
-    weight = given["weight"].known.thing.__name__ if isinstance(given["weight"], Node) else spell(given["weight"])
-    starts = starts_of(term)
+    weight = spell(given["weight"])
+    if isinstance(given["weight"], Node):
+        kind, numbers = content.schedule(given["weight"])
+        weight = given["weight"].known.thing.__name__ if kind else numbers
+    starts = content.starts_of(term)
     return f"{weight} {name}" + (f" ({', '.join(starts)})" if starts else "")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sslkit.config.syntax import walk
 from sslkit.config.tree import BROKEN, OPEN, Node
 from sslkit.diagram.text import Words, shorten
+from sslkit.schedules import Product, Rest
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -25,7 +26,8 @@ def spell(what: Any) -> str:
     if what is OPEN or what is BROKEN:
         return "open" if what is OPEN else "?"
     if isinstance(what, Node):
-        return " ".join(schedule(what)) if what.known.role == "schedules" else str(what.known.thing.__name__)
+        is_schedule = what.known.role == "schedules"
+        return " ".join(filter(None, schedule(what))) if is_schedule else str(what.known.thing.__name__)
     if isinstance(what, Mapping):
         return ", ".join(f"{spell(k)}: {spell(v)}" for k, v in what.items())
     if isinstance(what, (list, tuple)):
@@ -41,6 +43,10 @@ def schedule(what: Any) -> tuple[str, str]:
     """What kind of schedule, nothing for a number; and its values."""
     if not isinstance(what, Node):
         return "", spell(what)
+    if what.known.thing is Product:
+        return "", f" {TIMES} ".join(map(spell, value(what, "factors")))
+    if what.known.thing is Rest:
+        return "", f"(1 - {spell(value(what, 'value'))})"
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(what.known.thing.__name__)).lower()
     if {"start", "end"} <= set(what.arguments):
         return kind, f"{spell(value(what, 'start'))} → {spell(value(what, 'end'))}"
@@ -158,7 +164,8 @@ def rows(method: Any) -> list[Row]:
     made = []
     for name, term in terms.items() if isinstance(terms, Mapping) else [("open", OPEN)]:
         aligner = value(term, "aligner")
-        said = getattr(aligner.known.thing, "reads", "") if isinstance(aligner, Node) else ""
+        thing = aligner.known.thing if isinstance(aligner, Node) else None
+        kinds = dict.fromkeys((getattr(thing, "reads", None), getattr(thing, "targets", None)))
         named = [
             part
             for key, a in (aligner.arguments.items() if isinstance(aligner, Node) else ())
@@ -167,9 +174,9 @@ def rows(method: Any) -> list[Row]:
             if isinstance(part, str)
         ]
         used = tuple(x for x in named if isinstance(searches, Mapping) and x in searches)
-        regions = said == "regions" and isinstance(value(method, "clusterer", None), Node)
-        level = "whole images" if said == "images" else said
-        reads = (*([level] if level else []), *(f"matches of {x}" for x in used))
+        regions = "regions" in kinds and isinstance(value(method, "clusterer", None), Node)
+        levels = ("whole images" if kind == "images" else kind for kind in kinds if kind)
+        reads = (*levels, *(f"matches of {x}" for x in used))
         made.append(Row(spell(name), term, reads, regions, used))
     groups: dict[str, list[Row]] = {}
     for row in made:
