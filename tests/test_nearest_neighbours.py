@@ -11,7 +11,8 @@ from torchvision.transforms import v2
 from sslkit import config
 from sslkit.datasets import ImageFolder, Scenes
 from sslkit.evaluate import NearestNeighbours, nearest_neighbours
-from sslkit.evaluate.nearest_neighbours import numbers_of, places
+from sslkit.evaluate.labelled import numbers_of
+from sslkit.evaluate.nearest_neighbours import places
 from sslkit.evaluate.pixels import to_pixels
 from sslkit.types import Sample
 

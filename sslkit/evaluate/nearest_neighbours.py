@@ -8,16 +8,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sslkit.evaluate.base import Backbone, Evaluation, evaluating, outputs_at
-from sslkit.evaluate.pixels import to_pixels
+from sslkit.evaluate.labelled import labelled, numbers_of, refuse_unknown, refuse_unlike_labels
 from sslkit.evaluate.samples import Samples, Subset, drawn
 from sslkit.evaluate.search import nearest
 from sslkit.parameters import Count, Natural, Positive, Seed
 from sslkit.registry import register
-from sslkit.types import Sample
 
 QUERIES = 1024  # searched for at a time
 
@@ -100,10 +98,7 @@ class NearestNeighbours(Evaluation):
         queries, asked = self._vectors(self.val, backbone, device)
         classes = known.unique()
         labels, truth = numbers_of(known, classes), numbers_of(asked, classes)
-        lost = (truth == len(classes)).nonzero()[:, 0].tolist()
-        if lost and len(self.train) == len(self.train.samples) and _classes(self.train) is None:
-            place, label = self.val.place(lost[0]), int(asked[lost[0]])
-            raise ValueError(f"{place} has the label {label}, but no image of train has it")
+        refuse_unknown(self.train, self.val, asked, classes)
         found, agrees = [], []
         parts = list(zip(queries.split(QUERIES), truth.split(QUERIES), strict=True))
         for rows, true in tqdm(parts, desc="nearest neighbours, search", leave=False, disable=None):
@@ -130,15 +125,7 @@ class NearestNeighbours(Evaluation):
                 class in `val` than in `train`.
         """
         outputs_at(backbone, self.image_size)
-        for chosen in (self.train, self.val):
-            label_of(chosen[0], chosen.place(0))
-        known, asked = _classes(self.train), _classes(self.val)
-        if known is None or asked is None:
-            return
-        for label, name in enumerate(asked):
-            if name not in known[label : label + 1]:
-                other = f"{known[label]!r} in train" if label < len(known) else f"train has {len(known)} classes"
-                raise ValueError(f"the label {label} is {name!r} in val, but {other}")
+        refuse_unlike_labels(self.train, self.val)
 
     @torch.no_grad()
     def _vectors(
@@ -146,24 +133,19 @@ class NearestNeighbours(Evaluation):
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
         """Image vectors on the device, l2-normalised, and their labels on the host."""
         rows, labels = [], []
-        # a generator of its own: a loader without one draws from torch's, and a run would differ by being evaluated
-        loader = DataLoader(
-            _Prepared(chosen, self.image_size, self.resize),
+        loader = labelled(
+            chosen,
+            image_size=self.image_size,
+            resize=self.resize,
             batch_size=self.batch_size,
-            num_workers=self.n_workers,
-            generator=torch.Generator(),
+            n_workers=self.n_workers,
         )
         with evaluating(backbone):
-            for pixels, label in tqdm(loader, desc=f"nearest neighbours, {chosen.name}", leave=False, disable=None):
+            for pixels, label, _ in tqdm(loader, desc=f"nearest neighbours, {chosen.name}", leave=False, disable=None):
                 image, _, _ = backbone(pixels.to(device))
                 rows.append(F.normalize(image.float(), dim=-1))
                 labels.append(label)
         return torch.cat(rows), torch.cat(labels)
-
-
-def numbers_of(labels: Int[Tensor, " n"], classes: Int[Tensor, " c"]) -> Int[Tensor, " n"]:
-    """The place of each label among the classes, which rise; their number for a label that is not there."""
-    return torch.where(torch.isin(labels, classes), torch.searchsorted(classes, labels), len(classes))
 
 
 def places(
@@ -192,36 +174,5 @@ def places(
     return torch.stack([found[k] for k in n_neighbours])
 
 
-def _classes(chosen: Subset) -> tuple[str, ...] | None:
-    """The names of the labels, where the data set has them."""
-    names = getattr(chosen.samples, "classes", None)
-    return tuple(names) if isinstance(names, (list, tuple)) else None
-
-
 def _shares(is_so: Bool[Tensor, "k n"]) -> list[float]:
     return is_so.double().mean(dim=1).tolist()
-
-
-def label_of(sample: Sample, place: str) -> int:
-    """The label of a sample.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if sample.label is None:
-        raise ValueError(f"{place} has no label, which nearest neighbours need")
-    return int(sample.label)
-
-
-class _Prepared(Dataset[tuple[Tensor, int]]):
-    """Pixels as the backbone wants them and label of each sample."""
-
-    def __init__(self, chosen: Subset, image_size: int, resize: int | None):
-        self.chosen, self.image_size, self.resize = chosen, image_size, resize
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        sample = self.chosen[i]
-        return to_pixels(sample.image, self.image_size, resize=self.resize), label_of(sample, self.chosen.place(i))
