@@ -38,7 +38,11 @@ RUNS = {
     "gin/base/small_prototypes.gin": "gin/cribo.gin",
     "gin/base/two_views.gin": "gin/cribo.gin",
 }
-OPEN = {"gin/recipes": "train.data = @datasets.Scenes()", "gin/protocols": "DATA = '.'"}
+OPEN = {
+    "gin/recipes": "train.data = @datasets.Scenes()",
+    "gin/protocols/camvid": "DATA = '.'",
+    "gin/protocols/imagenet": "DATA = '.'",
+}
 
 NAMES = sorted(
     {known.name for known in everything()}

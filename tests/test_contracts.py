@@ -91,6 +91,14 @@ def nearest_neighbours(self):
     return components("evaluate")["NearestNeighbours"](train=train, val=val, n_neighbours=(3, 5), image_size=32)
 
 
+def patch_redundancy(self):
+    train, val = (
+        components("datasets")["Scenes"](n_images=n, size=32, objects=(1, 1), n_classes=2, split=split)
+        for n, split in ((8, "train"), (5, "val"))
+    )
+    return components("evaluate")["PatchRedundancy"](train=train, val=val, image_size=32)
+
+
 OWN = {
     "PerImage": dict(n_per_image=1, planes=(0,), kept=kept_of_the_first_view),
     "Crops": dict(make=crops),
@@ -99,6 +107,7 @@ OWN = {
     "Segmentation": dict(make=segmentation),
     "DenseRetrieval": dict(make=dense_retrieval),
     "NearestNeighbours": dict(make=nearest_neighbours),
+    "PatchRedundancy": dict(make=patch_redundancy),
 }
 
 CONTRACTS = {

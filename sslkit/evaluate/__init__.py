@@ -4,3 +4,4 @@ from sslkit.evaluate.base import Evaluation as Evaluation
 from sslkit.evaluate.dense_retrieval import DenseRetrieval as DenseRetrieval
 from sslkit.evaluate.entry import evaluation as evaluation
 from sslkit.evaluate.nearest_neighbours import NearestNeighbours as NearestNeighbours
+from sslkit.evaluate.patch_redundancy import PatchRedundancy as PatchRedundancy

@@ -14,7 +14,7 @@ from sslkit.types import Sample
 
 def labelled(
     chosen: Subset, *, image_size: int, resize: int | None, batch_size: int, n_workers: int
-) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+) -> DataLoader[tuple[Tensor, int, int]]:
     """Batches of pixels, labels and places in the data set, in its order.
 
     Args:
