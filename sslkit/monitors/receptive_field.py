@@ -46,11 +46,6 @@ class ReceptiveField:
         enough = (self.shares >= share - 1e-9).nonzero()  # sums of all pixels are 1 up to rounding
         return int(enough[0]) + 1 if len(enough) else None
 
-    @cached_property
-    def _sums(self) -> Float[Tensor, "h+1 w+1"]:
-        """Of the gradient above and left of each corner of a pixel."""
-        return F.pad(self.gradient.cumsum(dim=0).cumsum(dim=1), (1, 0, 1, 0))
-
     def window(self, side: int) -> tuple[float, float]:
         """First row and column of a theoretical window of `side` pixels; the image may cut it off.
 
@@ -59,6 +54,11 @@ class ReceptiveField:
         """
         moves = self.gradient > 0
         return _first(moves.any(dim=1), side), _first(moves.any(dim=0), side)
+
+    @cached_property
+    def _sums(self) -> Float[Tensor, "h+1 w+1"]:
+        """Of the gradient above and left of each corner of a pixel."""
+        return F.pad(self.gradient.cumsum(dim=0).cumsum(dim=1), (1, 0, 1, 0))
 
 
 def receptive_field(
