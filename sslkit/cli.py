@@ -201,10 +201,10 @@ def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, .
     click.echo(json.dumps(evaluate_run(run, protocol, data, list(bindings))))
 
 
-@main.command(short_help="Draw clusters, matches, features and curves of a run.")
+@main.command(short_help="Draw clusters, features, receptive fields, curves of a run.")
 @click.argument("run", type=DIRECTORY)
 def picture(run: Path) -> None:
-    """Draw clusters, matches, features and curves of a run into RUN/pictures."""
+    """Draw clusters, matches, features, receptive fields and curves of a run into RUN/pictures."""
     from sslkit.commands.runs import picture_run
 
     for path in picture_run(run):

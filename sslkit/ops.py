@@ -87,3 +87,28 @@ def nearest(
     with precision.full(queries.device):
         scores = F.normalize(queries.float(), dim=-1) @ F.normalize(bank.float(), dim=-1).mT
     return (scores if weight is None else scores.masked_fill(weight == 0, -torch.inf)).argmax(dim=-1)
+
+
+def entropy(p: Float[Tensor, "*n c"]) -> Float[Tensor, "*n"]:
+    """Of distributions, in nats."""
+    return -torch.xlogy(p, p).sum(dim=-1)
+
+
+def gram(rows: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b m m"]:
+    """The smaller of `rows @ rows.mT` and `rows.mT @ rows`, in float64: both have the squared singular values."""
+    rows = rows.double()  # roots of what float32 rounds are a thousandth of the largest, too many to be passed over
+    return rows @ rows.mT if rows.shape[-2] < rows.shape[-1] else rows.mT @ rows
+
+
+def effective_rank(gram: Float[Tensor, "*b m m"]) -> Float[Tensor, "*b"]:
+    """How many directions rows use evenly, from their `gram`: exp(entropy of the normalised singular values).
+
+    From 1 to the rank; 0 where all rows are zero. Nothing is subtracted: centre the rows, or not.
+
+    Source: Roy and Vetterli 2007, The effective rank.
+    """
+    squared = torch.linalg.eigvalsh(gram)  # rising
+    floor = squared[..., -1:] * squared.shape[-1] * torch.finfo(squared.dtype).eps
+    values = squared.where(squared > floor, 0.0).sqrt()
+    total = values.sum(dim=-1)
+    return entropy(values / total.where(total > 0, 1.0)[..., None]).exp().where(total > 0, 0.0)

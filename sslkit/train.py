@@ -75,7 +75,7 @@ def train(
             before the first and after the last step in any case.
         keep: checkpoints kept.
         evaluations: protocols run on the teacher's backbone, by the name that stands in the log.
-        pictures: draw clusters, matches, partners, features and curves at the end.
+        pictures: draw clusters, matches, partners, features, receptive fields and curves at the end.
 
     Returns:
         The last result of every evaluation, such as `{"dense/miou": 0.31}`.

@@ -418,7 +418,7 @@ CASES = [
         evaluation.protocol = @val/datasets.Segmentation()
         """,
         """
-        mine.gin:3: evaluation.protocol = @val/datasets.Segmentation() does not fit its type, Evaluation; it takes @evaluate.DenseRetrieval(), @evaluate.LinearProbe(), @evaluate.NearestNeighbours(), @evaluate.Robustness()
+        mine.gin:3: evaluation.protocol = @val/datasets.Segmentation() does not fit its type, Evaluation; it takes @evaluate.DenseRetrieval(), @evaluate.LinearProbe(), @evaluate.NearestNeighbours(), @evaluate.PatchRedundancy(), @evaluate.Robustness()
         gin/protocols/camvid_dense_nn.gin:6: datasets.Segmentation.root = %DATA: datasets.Segmentation refuses: Segmentation(root='HERE', split='train'): there is no folder HERE/images/train; it takes root/images/SPLIT
           gin/protocols/camvid_dense_nn.gin:7: train/datasets.Segmentation.split = 'train'
         gin/protocols/camvid_dense_nn.gin:6: datasets.Segmentation.root = %DATA: datasets.Segmentation refuses: Segmentation(root='HERE', split='val'): there is no folder HERE/images/val; it takes root/images/SPLIT

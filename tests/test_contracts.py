@@ -111,6 +111,10 @@ def robustness(self):
     return components("evaluate")["Robustness"](probe=linear_probe(self), perturbations=perturbations)
 
 
+def patch_redundancy(self):
+    return components("evaluate")["PatchRedundancy"](**labelled_scenes(), image_size=32)
+
+
 OWN = {
     "PerImage": dict(n_per_image=1, planes=(0,), kept=kept_of_the_first_view),
     "Crops": dict(make=crops),
@@ -121,6 +125,7 @@ OWN = {
     "NearestNeighbours": dict(make=nearest_neighbours),
     "LinearProbe": dict(make=linear_probe),
     "Robustness": dict(make=robustness),
+    "PatchRedundancy": dict(make=patch_redundancy),
 }
 
 CONTRACTS = {

@@ -58,6 +58,7 @@ def test_a_run_directory_holds_everything(finished):
         "clusters.png",
         "matches_objects.png",
         "features.png",
+        "receptive_field.png",
         "curves.png",
     }
     assert "dense, random backbone: miou" in said

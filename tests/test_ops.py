@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -161,3 +163,20 @@ def test_where_nothing_can_be_drawn_the_first_place_comes_out():
 def test_a_temperature_near_zero_draws_the_largest_score():
     scores = randn(50, 6)
     assert torch.equal(ops.draw(scores, 1e-30, torch.rand(50)), scores.argmax(dim=1))
+
+
+@pytest.mark.parametrize("n, d", [(1, 4), (7, 4), (4, 7), (30, 5)])
+def test_the_effective_rank_is_that_of_the_singular_values(n, d):
+    rows = randn(2, n, d)
+    found = ops.effective_rank(ops.gram(rows))
+    for part, rank in zip(rows, found, strict=True):
+        share = torch.linalg.svdvals(part)
+        share = (share / share.sum()).tolist()
+        assert rank.item() == pytest.approx(math.exp(-sum(p * math.log(p) for p in share)), rel=1e-9)
+
+
+def test_directions_of_equal_strength_count_one_each_and_rounding_counts_none():
+    assert ops.effective_rank(ops.gram(3 * torch.eye(9)[:5])).item() == pytest.approx(5, rel=1e-12)
+    one = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)) @ torch.ones(1, 64)  # float32
+    assert ops.effective_rank(ops.gram(one)).item() == pytest.approx(1, abs=1e-4)
+    assert ops.effective_rank(ops.gram(torch.zeros(3, 9, 4))).tolist() == [0, 0, 0]

@@ -5,6 +5,7 @@ from sslkit.evaluate.dense_retrieval import DenseRetrieval as DenseRetrieval
 from sslkit.evaluate.entry import evaluation as evaluation
 from sslkit.evaluate.linear_probe import LinearProbe as LinearProbe
 from sslkit.evaluate.nearest_neighbours import NearestNeighbours as NearestNeighbours
+from sslkit.evaluate.patch_redundancy import PatchRedundancy as PatchRedundancy
 from sslkit.evaluate.perturbations import Adversarial as Adversarial
 from sslkit.evaluate.perturbations import Corruptions as Corruptions
 from sslkit.evaluate.perturbations import InternalMasking as InternalMasking

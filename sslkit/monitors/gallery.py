@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from sslkit.augmenters import Augmenter
+from sslkit.backbones import Backbone, Timm, Window, receptive_field
 from sslkit.evaluate.base import evaluating
 from sslkit.loader import Images, Views
 from sslkit.method import Method
 from sslkit.monitors import pictures
+from sslkit.monitors.receptive_field_map import receptive_field_map
 from sslkit.partners import Partners
 
 N_IMAGES = 32  # looked at; the pictures show a handful of them
@@ -19,9 +21,10 @@ N_ROWS, N_NEIGHBOURS = 6, 5  # of the picture of partners
 
 @torch.no_grad()
 def draw(run_dir: Path, method: Method, data: Images, augmenter: Augmenter) -> list[Path]:
-    """Draw clusters, matches, partners, features and curves into `run_dir/pictures`; the paths come back.
+    """Draw clusters, matches, partners, features, receptive fields and curves into `run_dir/pictures`.
 
-    The images are spread evenly over the data and seen in fixed views, so that pictures of two moments compare.
+    The paths of those that there are come back. The images are spread evenly over the data and seen in fixed views, so
+    that pictures of two moments compare.
     """
     folder = run_dir / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,10 +47,23 @@ def draw(run_dir: Path, method: Method, data: Images, augmenter: Augmenter) -> l
             _partners(method.partners, data, drawn[-1])
         drawn.append(folder / "features.png")
         pictures.pca(method.teacher.backbone, batch.views[0].pixels, drawn[-1])
+        drawn.append(folder / "receptive_field.png")
+        backbone = method.teacher.backbone
+        receptive_field_map(backbone, batch.views[0].pixels, drawn[-1], window=_window(backbone))
     if (run_dir / "metrics.jsonl").is_file():
         drawn.append(folder / "curves.png")
         pictures.curves(run_dir / "metrics.jsonl", drawn[-1])
     return drawn
+
+
+def _window(backbone: Backbone) -> Window | None:
+    """What patches can depend on, where that is less than everything and known."""
+    if not isinstance(backbone, Timm):
+        return None
+    try:
+        return receptive_field(backbone.model)
+    except ValueError:
+        return None
 
 
 def _partners(partners: Partners, data: Images, path: Path) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sslkit import ops
 from sslkit.geometry import patch_positions
 from sslkit.losses import Distillation
 from sslkit.method import Method
@@ -45,12 +46,12 @@ def health(method: Method, outcome: Outcome) -> dict[str, float]:
     for head, (logits, _) in outcome.targets.items():
         if head in temperature and len(logits):
             q = F.softmax((logits - outcome.offsets[head]).float() / temperature[head], dim=-1)
-            record[f"health/teacher_entropy/{head}"] = (_entropy(q).mean() / math.log(q.shape[1])).item()
-            record[f"health/prototype_use/{head}"] = (_entropy(q.mean(dim=0)) / math.log(q.shape[1])).item()
-    record["health/rank/image"] = effective_rank(step.teacher.image.rows)
+            record[f"health/teacher_entropy/{head}"] = (ops.entropy(q).mean() / math.log(q.shape[1])).item()
+            record[f"health/prototype_use/{head}"] = (ops.entropy(q.mean(dim=0)) / math.log(q.shape[1])).item()
+    record["health/rank/image"] = rank_share(step.teacher.image.rows)
     record["health/std/image"] = spread(step.teacher.image.rows)
     patches = step.teacher.patches[0]
-    record["health/rank/patch"] = effective_rank(patches.flatten(0, 1)[:2048])
+    record["health/rank/patch"] = rank_share(patches.flatten(0, 1)[:2048])
     positions = patch_positions(step.batch.views[0], step.teacher.grids[0])
     record["health/position_leak"] = position_leak(patches, positions)
     if step.regions is not None:
@@ -74,19 +75,10 @@ def spread(rows: Float[Tensor, "n d"]) -> float:
     return float(unit.std(dim=0).mean().item() * math.sqrt(rows.shape[1]))
 
 
-def _entropy(p: Float[Tensor, "*n c"]) -> Float[Tensor, "*n"]:
-    return -torch.xlogy(p, p).sum(dim=-1)
-
-
-def effective_rank(rows: Float[Tensor, "n d"]) -> float:
-    """exp(entropy of the normalised singular values) over the width: 1 is the most, 1 / width is one direction only.
-
-    Source: Roy and Vetterli 2007.
-    """
-    centred = rows.float() - rows.float().mean(dim=0)
-    values = torch.linalg.eigvalsh(centred.mT @ centred).clamp(min=0).sqrt()
-    total = values.sum()
-    return float((_entropy(values / total).exp() / rows.shape[1]).item()) if total > 0 else 0.0
+def rank_share(rows: Float[Tensor, "n d"]) -> float:
+    """Effective rank of the centred rows over their width: 1 is the most, 1 / width is one direction only."""
+    centred = rows.double() - rows.double().mean(dim=0)
+    return float(ops.effective_rank(ops.gram(centred)).item() / rows.shape[1])
 
 
 def position_leak(patches: Float[Tensor, "b n d"], positions: Float[Tensor, "b n 2"]) -> float:

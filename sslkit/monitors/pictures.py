@@ -8,26 +8,21 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.backbones.weights import IMAGENET
 from sslkit.evaluate.base import evaluating
+from sslkit.monitors.style import ACCENT, BOX_COLORS, INK, QUIET, Array, blank, message, quiet, save, sheet, show
 from sslkit.types import Batch, Matches, Regions, Sample, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-Array = NDArray[Any]
-INK, QUIET, FAINT = "#20242a", "#6b7480", "#e3e6ea"
-ACCENT = (0.98, 0.27, 0.36)
-BOX_COLORS = ((0.15, 0.55, 0.95), (0.98, 0.55, 0.10), (0.20, 0.70, 0.35), (0.75, 0.30, 0.75))  # one per view
 GREY = 0.55
 SIDE = 224  # pixels on which a view is drawn
 
@@ -49,9 +44,9 @@ def clusters(
     """
     views = batch.global_views
     n = min(n_images, len(batch.index))
-    figure, axes = _sheet(n, 1 + 2 * len(views), "Clusters, one colour per region in all views")
+    figure, axes = sheet(n, 1 + 2 * len(views), "Clusters, one colour per region in all views")
     for row, item in zip(axes, range(n), strict=True):
-        _show(row[0], _canvas(views, item), f"image {int(batch.index[item])}")
+        show(row[0], _canvas(views, item), f"image {int(batch.index[item])}")
         row[0].set_anchor("C")
         for v, view in enumerate(views):
             _outline(row[0], view, item, BOX_COLORS[v % len(BOX_COLORS)])
@@ -60,9 +55,9 @@ def clusters(
         for v, view in enumerate(views):
             labels = regions.assignment[v, item].argmax(dim=1).cpu().view(grids[v])
             plain, drawn = _enlarged(view, item), overlay(_enlarged(view, item), labels, valid)
-            _show(row[1 + 2 * v], plain, f"view {v + 1}", BOX_COLORS[v % len(BOX_COLORS)])
-            _show(row[2 + 2 * v], drawn, f"{n_valid} regions" if v == 0 else "")
-    _save(figure, path)
+            show(row[1 + 2 * v], plain, f"view {v + 1}", BOX_COLORS[v % len(BOX_COLORS)])
+            show(row[2 + 2 * v], drawn, f"{n_valid} regions" if v == 0 else "")
+    save(figure, path)
 
 
 def matches(
@@ -86,22 +81,22 @@ def matches(
     chosen = _spread(accepted, regions, n_matches)
     share = f"{int(accepted.sum())} of {accepted.numel()} accepted"
     if not chosen:
-        return _message(path, "No match to show", f"{share}: the memory is still filling, or no match was trusted")
+        return message(path, "No match to show", f"{share}: the memory is still filling, or no match was trusted")
     rows = math.ceil(len(chosen) / 2)
-    figure, axes = _sheet(rows, 4 if len(chosen) > 1 else 2, f"Regions and their matches in other images ({share})")
+    figure, axes = sheet(rows, 4 if len(chosen) > 1 else 2, f"Regions and their matches in other images ({share})")
     cells = axes.reshape(-1, 2)
     for (here, there), (plane, q) in zip(cells, chosen, strict=False):
         item, cluster = int(regions.teacher.item[q]), int(regions.cluster[q])
         labels = regions.assignment[plane, item].argmax(dim=1).cpu().view(grids[plane])
         pixels = _enlarged(batch.global_views[plane], item)
-        _show(here, spotlight(pixels, labels == cluster), f"image {int(batch.index[item])}, view {plane + 1}")
+        show(here, spotlight(pixels, labels == cluster), f"image {int(batch.index[item])}, view {plane + 1}")
         neighbour, (x, y) = int(found.ids[plane, q]), found.place[plane, q].tolist()
         image = dataset[neighbour].image
-        _show(there, np.asarray(image.convert("RGB")), f"→ image {neighbour}")
+        show(there, np.asarray(image.convert("RGB")), f"→ image {neighbour}")
         for color, width in (("white", 5), (ACCENT, 2.5)):
             there.plot(x, y, "o", markersize=15, markerfacecolor="none", markeredgecolor=color, markeredgewidth=width)
         there.set(xlim=(-0.5, image.width - 0.5), ylim=(image.height - 0.5, -0.5))
-    _save(figure, path)
+    save(figure, path)
 
 
 def partners(
@@ -118,19 +113,19 @@ def partners(
 
     The image itself and its partner have colours of their own among the neighbours.
     """
-    figure, axes = _sheet(len(images), 2 + neighbours.shape[1], title)
+    figure, axes = sheet(len(images), 2 + neighbours.shape[1], title)
     for row, image, found, scores, other in zip(
         axes, images.tolist(), neighbours.tolist(), similarity.tolist(), partner.tolist(), strict=True
     ):
-        _show(row[0], np.asarray(dataset[image].image.convert("RGB")), f"image {image}", BOX_COLORS[0])
+        show(row[0], np.asarray(dataset[image].image.convert("RGB")), f"image {image}", BOX_COLORS[0])
         said = f"partner {other}" if other != image else "its own partner"
-        _show(row[1], np.asarray(dataset[other].image.convert("RGB")), said, BOX_COLORS[1])
+        show(row[1], np.asarray(dataset[other].image.convert("RGB")), said, BOX_COLORS[1])
         for axis, index, score in zip(row[2:], found, scores, strict=True):
             if index < 0:
                 continue
             color = {other: BOX_COLORS[1], image: BOX_COLORS[0]}.get(index, QUIET)
-            _show(axis, np.asarray(dataset[index].image.convert("RGB")), f"{index}: {score:.3f}", color)
-    _save(figure, path)
+            show(axis, np.asarray(dataset[index].image.convert("RGB")), f"{index}: {score:.3f}", color)
+    save(figure, path)
 
 
 def curves(metrics: str | Path, path: str | Path) -> None:
@@ -142,11 +137,10 @@ def curves(metrics: str | Path, path: str | Path) -> None:
     """
     panels = _read_curves(Path(metrics))
     if not panels:
-        return _message(path, "No curve to show", f"{metrics} has no numbers such as loss/image yet")
-    figure_class = _figure_class()
+        return message(path, "No curve to show", f"{metrics} has no numbers such as loss/image yet")
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = figure_class(figsize=(4.6 * columns, 3.2 * rows + 0.2), layout="constrained", dpi=120)
+    figure = blank(4.6 * columns, 3.2 * rows + 0.2, dpi=120)
     axes = np.atleast_1d(figure.subplots(rows, columns)).flatten()
     for axis, (group, lines) in zip(axes, panels.items(), strict=False):
         for i, (name, points) in enumerate(lines.items()):
@@ -161,10 +155,10 @@ def curves(metrics: str | Path, path: str | Path) -> None:
         axis.set_xlabel("step", fontsize=9, color=QUIET)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2} if len(lines) > 2 else {}
         axis.legend(fontsize=8, frameon=False, labelcolor=INK, **below)  # many names would lie across the lines
-        _quiet(axis)
+        quiet(axis)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def pca(
@@ -183,11 +177,11 @@ def pca(
         _, patches, grid = backbone(pixels[:n_images])
     colors = components(patches).view(len(patches), *grid, 3).cpu().numpy()
     rows = math.ceil(len(colors) / 2)
-    figure, axes = _sheet(rows, 4 if len(colors) > 1 else 2, "Patch features, first three principal components as RGB")
+    figure, axes = sheet(rows, 4 if len(colors) > 1 else 2, "Patch features, first three principal components as RGB")
     for (here, there), image, color in zip(axes.reshape(-1, 2), to_rgb(pixels), colors, strict=False):
-        _show(here, image)
-        _show(there, color)
-    _save(figure, path)
+        show(here, image)
+        show(there, color)
+    save(figure, path)
 
 
 def to_rgb(pixels: Float[Tensor, "*b 3 h w"]) -> Array:
@@ -337,45 +331,3 @@ def _smoothed(y: Array, width: int) -> Array:
 
 def _line_color(i: int) -> tuple[float, float, float]:
     return (*BOX_COLORS, ACCENT)[i] if i < 5 else colorsys.hls_to_rgb(i * 0.618 % 1, 0.42, 0.6)
-
-
-def _figure_class() -> type[Figure]:
-    from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
-
-    return Figure
-
-
-def _sheet(rows: int, columns: int, title: str) -> tuple[Figure, Array]:
-    """A titled figure of `rows` by `columns` empty cells."""
-    figure = _figure_class()(figsize=(2.15 * columns, 2.3 * rows + 0.5), layout="constrained", dpi=110)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    return figure, axes
-
-
-def _show(axis: Axes, image: Array, title: str = "", color: str | tuple[float, float, float] = QUIET) -> None:
-    axis.imshow(image, interpolation="nearest")
-    axis.set_title(title, fontsize=9, color=color, loc="left", pad=3)
-
-
-def _quiet(axis: Axes) -> None:
-    axis.grid(color=FAINT, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(FAINT)
-    axis.tick_params(colors=QUIET, labelsize=8, length=0)
-
-
-def _message(path: str | Path, title: str, reason: str) -> None:
-    """A picture that says why there is none."""
-    figure = _figure_class()(figsize=(7, 1.6), dpi=110)
-    figure.text(0.03, 0.62, title, fontsize=13, fontweight="bold", color=INK)
-    figure.text(0.03, 0.30, reason, fontsize=10, color=QUIET, wrap=True)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white")
