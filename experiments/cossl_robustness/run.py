@@ -40,15 +40,28 @@ METHODS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # files and bin
 }
 COLORS = {"random": "#777777", "BYOL": "#3a6ea5", "CO-BYOL": "#c8324b", "DINO": "#3aa6b8", "CO-DINO": "#e39a3b"}
 CROPS = {"from 0.2": (), "from 0.6": ("augmenters.Crop.scale = (0.6, 1.0)",)}  # least share of the image in a view
-PROTOCOLS = {
-    "knn": ("gin/protocols/imagenet_knn.gin", ("evaluate.NearestNeighbours.resize = None",)),
-    "robustness": ("gin/protocols/folder_robustness.gin", ()),
-    "redundancy": ("gin/protocols/imagenet_patch_redundancy.gin", ("evaluate.PatchRedundancy.resize = None",)),
-}
-SIZES = {  # of images that are 64 pixels wide
-    "knn": ("evaluate.NearestNeighbours.image_size = 64", "evaluate.NearestNeighbours.n_workers = 0"),
-    "robustness": (),
-    "redundancy": ("evaluate.PatchRedundancy.image_size = 64", "evaluate.PatchRedundancy.n_workers = 0"),
+NOISE_AND_BLUR = (
+    *("gaussian_noise", "shot_noise", "impulse_noise"),
+    *("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+)
+PROTOCOLS: dict[str, tuple[str, tuple[str, ...]]] = {  # file, and bindings for images of 64 pixels as they are
+    "knn": (
+        "gin/protocols/imagenet_knn.gin",
+        tuple(f"evaluate.NearestNeighbours.{x}" for x in ("resize = None", "image_size = 64", "n_workers = 0")),
+    ),
+    "linear": ("gin/protocols/folder_linear.gin", ()),
+    "robustness": (
+        "gin/protocols/folder_robustness.gin",
+        (
+            "evaluate.LinearProbe.n_val = 500",
+            f"Corruptions.kinds = {NOISE_AND_BLUR}",
+            "Adversarial.radii = (0.25, 0.5, 1.0)",
+        ),
+    ),
+    "redundancy": (
+        "gin/protocols/imagenet_patch_redundancy.gin",
+        tuple(f"evaluate.PatchRedundancy.{x}" for x in ("resize = None", "image_size = 64", "n_workers = 0")),
+    ),
 }
 
 
@@ -100,7 +113,7 @@ def evaluated(trial: Trial, data: Path) -> dict[str, Any]:
         kept = trial.run / f"{name}.json"
         if not kept.is_file():
             words = ["evaluate", str(trial.run), "--protocol", protocol, "--data", str(data)]
-            words += [word for binding in (*own, *SIZES[name]) for word in ("--set", binding)]
+            words += [word for binding in own for word in ("--set", binding)]
             print(f"{trial.name}, seed {trial.seed}: {name}", flush=True)
             command = [sys.executable, "-m", "sslkit", *words]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -119,7 +132,7 @@ def over_seeds(results: Results, method: str, crops: str, read: Callable[[Mappin
 
 NUMBERS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "k-NN": lambda r: 100 * r["knn"]["accuracy"],
-    "linear": lambda r: 100 * r["robustness"]["accuracy"],
+    "linear": lambda r: 100 * r["linear"]["accuracy"],
     "corrupted": lambda r: 100 * r["robustness"]["corruptions"]["robust_accuracy"],
     "corrupted / clean": lambda r: 100 * r["robustness"]["corruptions"]["ratio"],
     "masked": lambda r: 100 * r["robustness"]["masking"]["robust_accuracy"],
