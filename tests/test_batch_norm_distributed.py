@@ -14,7 +14,8 @@ from tests.ranks import on_ranks
 
 pytestmark = pytest.mark.slow
 EXACT = dict(rtol=1e-12, atol=1e-12)
-SPLITS = {2: [(5, 3), (8, 0)], 3: [(3, 0, 5)]}  # of eight rows
+WORLD = 3
+SPLITS = [(3, 3, 2), (5, 3, 0), (0, 8, 0), (1, 1, 6)]  # of eight rows
 LAYERS = {
     "rows": (lambda **kw: nn.BatchNorm1d(4, **kw), ()),
     "sequences": (lambda **kw: nn.BatchNorm1d(4, **kw), (3,)),
@@ -74,7 +75,7 @@ def special():
     frozen = SynchronisedBatchNorm(3).double()
     frozen(randn(4, 3, seed=rank)).square().sum().backward()
     made["rows without gradient"] = frozen.weight.grad
-    x = randn(40, 3, seed=1).bfloat16()[20 * rank : 20 * rank + 20].requires_grad_()
+    x = randn(60, 3, seed=1).bfloat16()[20 * rank : 20 * rank + 20].requires_grad_()
     norm = SynchronisedBatchNorm(3, momentum=1.0)
     y = norm(x)
     y.float().square().sum().backward()
@@ -82,35 +83,25 @@ def special():
     return made
 
 
-def work(splits):
+def work():
     made = {}
-    for split in splits:
+    for split in SPLITS:
         for layer, kind in CASES:
             norm = norm_of(layer, kind)
             synchronise(norm)
             made[split, layer, kind] = run(norm, layer, own_of(split))
-    return made | {"special": special() if distributed.world_size() == 2 else None}
-
-
-def work_of_two():
-    return work(SPLITS[2])
-
-
-def work_of_three():
-    return work(SPLITS[3])
+    return made | {"special": special()}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    works = {2: work_of_two, 3: work_of_three}
-    return {n: on_ranks(work, tmp_path_factory.mktemp("ranks"), n) for n, work in works.items()}
+    return on_ranks(work, tmp_path_factory.mktemp("ranks"), WORLD)
 
 
 @pytest.mark.parametrize("layer, kind", CASES)
-@pytest.mark.parametrize("split", [split for splits in SPLITS.values() for split in splits], ids=str)
+@pytest.mark.parametrize("split", SPLITS, ids=str)
 def test_ranks_normalise_as_one_process_with_all_rows(ranks, split, layer, kind):
-    world = len(split)
-    found = [rank[split, layer, kind] for rank in ranks[world]]
+    found = [rank[split, layer, kind] for rank in ranks]
     whole = run(norm_of(layer, kind), layer, slice(None))
     for step, (y, *gradients) in enumerate(whole["seen"]):
         torch.testing.assert_close(torch.cat([rank["seen"][step][0] for rank in found]), y, **EXACT)
@@ -118,7 +109,7 @@ def test_ranks_normalise_as_one_process_with_all_rows(ranks, split, layer, kind)
             torch.testing.assert_close(torch.cat([rank["seen"][step][1] for rank in found]), gradients[0], **EXACT)
             for rank in found:  # the mean over ranks of the losses is their sum divided by their number
                 for here, there in zip(rank["seen"][step][2], gradients[1], strict=True):
-                    torch.testing.assert_close(here, there / world, **EXACT)
+                    torch.testing.assert_close(here, there / WORLD, **EXACT)
     for rank in found:
         assert rank["buffers"].keys() == whole["buffers"].keys()
         for name, x in whole["buffers"].items():
@@ -127,35 +118,35 @@ def test_ranks_normalise_as_one_process_with_all_rows(ranks, split, layer, kind)
 
 
 def test_a_lone_row_over_all_ranks_is_refused_on_each(ranks):
-    for rank in ranks[2]:
+    for rank in ranks:
         assert rank["special"]["lone row"] == "BatchNorm of 3 channels measures 1 row in training, but it needs more"
 
 
 def test_no_row_on_any_rank_leaves_the_running_statistics_as_torch_does(ranks):
     plain = nn.BatchNorm1d(3)
     plain(torch.zeros(0, 3))
-    for rank in ranks[2]:
+    for rank in ranks:
         shape, buffers = rank["special"]["no row"]
         assert shape == (0, 3)
         assert all(torch.equal(x, buffers[name]) for name, x in plain.named_buffers())
 
 
 def test_a_rehearsal_and_an_evaluation_wait_for_nobody(ranks):
-    assert ranks[2][0]["special"]["meta"] == (4, 3)
-    assert ranks[2][0]["special"]["eval"].shape == (1, 3)
+    assert ranks[0]["special"]["meta"] == (4, 3)
+    assert ranks[0]["special"]["eval"].shape == (1, 3)
 
 
 def test_rows_that_need_no_gradient_are_normalised_all_the_same(ranks):
-    x = torch.cat([randn(4, 3, seed=rank) for rank in range(2)])
+    x = torch.cat([randn(4, 3, seed=rank) for rank in range(WORLD)])
     unit = (x - x.mean(dim=0)) / (x.var(dim=0, correction=0) + 1e-5).sqrt()
-    for at, rank in enumerate(ranks[2]):
+    for at, rank in enumerate(ranks):
         expected = 2 * unit[4 * at : 4 * at + 4].square().sum(dim=0)  # not averaged yet
         torch.testing.assert_close(rank["special"]["rows without gradient"], expected, **EXACT)
 
 
 def test_half_precision_stays_and_is_measured_in_float32(ranks):
-    x = randn(40, 3, seed=1).bfloat16().float()
-    for rank in ranks[2]:
+    x = randn(60, 3, seed=1).bfloat16().float()
+    for rank in ranks:
         out, slope, mean = rank["special"]["bfloat16"]
         assert (out, slope) == (torch.bfloat16, torch.bfloat16)
         torch.testing.assert_close(mean, x.mean(dim=0), rtol=1e-6, atol=1e-7)
