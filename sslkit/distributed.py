@@ -106,6 +106,15 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
+def each(x: Tensor) -> list[Tensor]:
+    """The tensor of every rank, in rank order; it has the same shape on all of them. Without gradient."""
+    if world_size() == 1:
+        return [x]
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x)
+    return parts
+
+
 def gather(x: Tensor) -> Tensor:
     """The rows of all ranks in rank order; every rank may have its own number of them. Without gradient."""
     return x if _is_alone_with(x) else _joined(x.detach(), _sizes(x))
@@ -149,9 +158,7 @@ def _sizes(x: Tensor) -> list[int]:
 def _joined(x: Tensor, sizes: list[int]) -> Tensor:
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: x.shape[0]] = x
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+    return torch.cat([part[:n] for part, n in zip(each(padded), sizes, strict=True)])
 
 
 def broadcast(x: Tensor) -> None:

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sslkit import draws, ops, precision, projection, widths
+from sslkit import batch_norm, draws, ops, precision, projection, widths
 from sslkit.backbones import Backbone
 from sslkit.centerings import Centering, Mean
 from sslkit.clusterers import Clusterer
 from sslkit.component import Component
+from sslkit.distributed import Scope
 from sslkit.geometry import patch_positions
 from sslkit.heads import Head
 from sslkit.network import Network
@@ -43,6 +44,8 @@ class Method(Component):
         freeze_outputs_epochs: epochs before which the heads' last layers are not trained.
         static_shapes: keep rows of empty regions, with weight 0, so that shapes never change (for compilation); the
             numbers are the same.
+        batch_norm_scope: whose rows BatchNorm measures in training, in backbone and heads of both networks: those of
+            all ranks, as the programs of BYOL, MoCo v3 and, on ResNets, DINO do, or of each rank its own.
     """
 
     momentum: Float[Tensor, ""]
@@ -60,6 +63,7 @@ class Method(Component):
         centering: Centering | Mapping[str, Centering] | None = None,
         freeze_outputs_epochs: Natural = 0,
         static_shapes: bool = False,
+        batch_norm_scope: Scope = "all",
     ):
         super().__init__()
         if "total" in terms:
@@ -75,6 +79,8 @@ class Method(Component):
         for head, width in zip(heads, widths.taken(backbone, heads, terms, searches or {}), strict=True):
             head.build(width)
         self.student = Network(backbone, heads)
+        if batch_norm_scope == "all":
+            batch_norm.synchronise(self.student)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.teacher.backbone.without_drop_path()
         for head in self.teacher.heads:
@@ -94,6 +100,7 @@ class Method(Component):
         if static_shapes and any(_has_batch_norm(head) for head in heads):
             raise ValueError("static_shapes=True with BatchNorm in a head: empty regions would enter its statistics")
         self.freeze_outputs_epochs, self.static_shapes = freeze_outputs_epochs, static_shapes
+        self.batch_norm_scope = batch_norm_scope
         self.outputs_frozen = freeze_outputs_epochs > 0
         self.schedule("momentum", Cosine(0.996, 1.0) if momentum is None else momentum)
 
@@ -150,7 +157,9 @@ class Method(Component):
         heads, target_heads = ({name: getattr(t, side) for name, t in on.items()} for side in ("head", "target_head"))
         asked = {name: _asked(name, term, step) for name, term in on.items()}
         static = self.static_shapes or batch.index.is_meta
-        pairs = asked if static else projection.without_idle_rows(asked, heads, target_heads)
+        pairs = asked
+        if not static:
+            pairs = projection.without_idle_rows(asked, heads, target_heads, self.batch_norm_scope)
         with torch.no_grad():
             targets = projection.project(
                 self.teacher,
@@ -171,7 +180,10 @@ class Method(Component):
         return Outcome(losses, step, own, offsets)
 
     def look(self, batch: Batch, seeds: Int[Tensor, "b k"] | None = None) -> Step:
-        """What both networks see in one batch, its regions and their matches: no loss or other rank is asked."""
+        """What both networks see in one batch, its regions and their matches.
+
+        No loss is asked, and in eval mode no other rank.
+        """
         student: Features = self.student(batch.views, batch.index, masked=True, partner=batch.partner)
         with torch.no_grad():
             teacher: Features = self.teacher(batch.global_views, batch.index, partner=batch.partner)

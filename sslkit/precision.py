@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from sslkit.parameters import refuse
 
@@ -45,3 +46,8 @@ def autocast(device: torch.device, precision: Precision) -> tuple[AbstractContex
 def full(device: torch.device) -> AbstractContextManager[object]:
     """Mixed precision off, for sums and comparisons that need all digits."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Float64 as it is, all else in float32."""
+    return x if x.dtype == torch.float64 else x.float()

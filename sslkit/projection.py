@@ -8,16 +8,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sslkit import distributed
+from sslkit.distributed import Scope
 from sslkit.network import Network
 from sslkit.types import Pairs, Rows, Step
 
 
 def without_idle_rows(
-    pairs: Mapping[str, Pairs], heads: Mapping[str, str | None], target_heads: Mapping[str, str | None]
+    pairs: Mapping[str, Pairs],
+    heads: Mapping[str, str | None],
+    target_heads: Mapping[str, str | None],
+    batch_norm_scope: Scope,
 ) -> dict[str, Pairs]:
     """The same pairs without those of weight 0, and without rows that none is left for in any term of their head.
 
-    A single row that is left keeps the company of the others: BatchNorm in a head cannot measure one row.
+    A single row that is left keeps the company of the others: BatchNorm in a head cannot measure one row. Counted are
+    the rows that it takes in: of this rank, or of all.
     """
     left = {}
     for name, p in pairs.items():
@@ -27,13 +33,16 @@ def without_idle_rows(
         sharing: dict[tuple[int, str | None], list[str]] = {}
         for name, p in left.items():
             sharing.setdefault((id(getattr(p, side).rows), through[name]), []).append(name)
-        for names in sharing.values():
+        indices = [[getattr(left[name], index) for name in names] for names in sharing.values()]
+        distinct = [torch.cat(of_names).unique(return_inverse=True) for of_names in indices]
+        counts = torch.tensor([len(used) for used, _ in distinct])
+        if batch_norm_scope == "all" and distinct:
+            counts = distributed.total(counts.to(distinct[0][0].device))
+        for names, of_names, (used, found), n in zip(sharing.values(), indices, distinct, counts.tolist(), strict=True):
             rows: Rows = getattr(left[names[0]], side)
-            indices = [getattr(left[name], index) for name in names]
-            used, found = torch.cat(indices).unique(return_inverse=True)
-            if len(used) < len(rows) and len(used) != 1:
+            if len(used) < len(rows) and n != 1:
                 some = rows.at(used)
-                for name, place in zip(names, found.split([len(x) for x in indices]), strict=True):
+                for name, place in zip(names, found.split([len(x) for x in of_names]), strict=True):
                     left[name] = replace(left[name], **{side: some, index: place})
     return left
 

@@ -16,7 +16,7 @@ import torch
 from sslkit import checkpoint, distributed, draws
 from sslkit.augmenters import Augmenter
 from sslkit.backbones import Backbone
-from sslkit.backbones.batch_norm import with_statistics
+from sslkit.batch_norm import with_statistics
 from sslkit.errors import CheckpointError, ConfigError, NotFinite
 from sslkit.evaluate import Evaluation
 from sslkit.loader import Images, Sampler, Views, batches, steps_per_epoch, usual_workers

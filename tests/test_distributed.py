@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from sslkit import distributed
+from sslkit import distributed, projection
 from sslkit.aligners import RegionAcrossImages, RegionAcrossViews
+from sslkit.backbones import Timm
 from sslkit.centerings import Balance, Mean
 from sslkit.clusterers import Grid
-from sslkit.losses import Distillation, InfoNCE, MeanEntropy, SwappedAssignment
+from sslkit.heads import Projector
+from sslkit.losses import Cosine, Distillation, InfoNCE, MeanEntropy, SwappedAssignment
 from sslkit.matchers import Adaptive, Cycle, Nearest
 from sslkit.memories import Queue
 from sslkit.search import Search
 from sslkit.term import Term
+from sslkit.types import Pairs
+from tests.ranks import on_ranks
 from tests.test_method import assert_close, batch_of, method_of, taken, terms_of
 
 pytestmark = pytest.mark.slow
@@ -32,6 +32,13 @@ def scoped(scope, normalise="direction"):
             aligner=RegionAcrossImages("objects", scope=scope, normalise=normalise), loss=Distillation(), head="region"
         ),
     )
+
+
+def with_batch_norm(**options):
+    """A method with BatchNorm in backbone, projector and predictor."""
+    backbone = Timm("resnet18", options={"layers": (1, 1, 0, 0), "channels": (8, 10, 10, 10)})
+    head = Projector({"image": 8, "region": 7}, hidden=9, end_norm="plain", predictor_hidden=6, **options)
+    return dict(backbone=backbone, heads=[head], terms=terms_of(loss=Cosine))
 
 
 def cases():
@@ -53,6 +60,10 @@ def cases():
         "contrast": dict(searches=searches(), terms=terms_of(loss=InfoNCE)),
         "codes": dict(searches=searches(), terms=terms_of(loss=SwappedAssignment)),
         "entropy": dict(searches=searches(), terms=terms_of(loss=MeanEntropy)),
+        "batch norm": dict(searches=searches(), **with_batch_norm()),
+        "batch norm in chunks": dict(searches=searches(), **with_batch_norm(rows_at_a_time=5)),
+        "empty batch norm": dict(searches=searches(), clusterer=Grid(1, 2), **with_batch_norm(rows_at_a_time=5)),
+        "batch norm per rank": dict(searches=searches(), batch_norm_scope="rank", **with_batch_norm()),
         "empty contrast": dict(
             searches=searches(), clusterer=Grid(1, 2), terms=terms_of(loss=lambda: InfoNCE(negatives="predictions"))
         ),
@@ -98,6 +109,15 @@ def run(case):
 GATHERED = {"uneven": (3, 1), "first has none": (0, 2), "second has none": (2, 0), "nobody has any": (0, 0)}
 
 
+IDLE = [(1, 2), (1, 0), (1, 1), (0, 0), (3, 2)]  # rows that a pair on each rank uses, of four
+
+
+def left_of(n, scope):
+    """How many of four rows pass a head if `n` of them are used."""
+    pairs = Pairs.diagonal(4, weight=[1.0] * n + [0.0] * (4 - n))
+    return len(projection.without_idle_rows({"image": pairs}, {"image": "image"}, scope)["image"].prediction)
+
+
 def numbered(rank, n, *shape, dtype=torch.float64):
     return (100 * rank + torch.arange(n)).view(n, *[1] * len(shape)).expand(n, *shape).to(dtype)
 
@@ -130,20 +150,15 @@ def collectives():
     return made
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+def work():
     made = {case: run(case) for case in cases()} | {"collectives": collectives()}
-    torch.save(made, f"{folder}/{rank}.pt")
-    distributed.wait()
-    distributed.stop()
+    idle = {(used, scope): left_of(used[distributed.rank()], scope) for used in IDLE for scope in ("rank", "all")}
+    return made | {"idle": idle}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(WORLD)]
+    return on_ranks(work, tmp_path_factory.mktemp("ranks"), WORLD)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +181,9 @@ SAME = [
     "contrast",
     "codes",
     "entropy",
+    "batch norm",
+    "batch norm in chunks",
+    "empty batch norm",
     "empty contrast",
     "empty",
 ]
@@ -192,7 +210,7 @@ def test_two_ranks_end_with_the_networks_centres_and_queue_of_one_rank_with_all_
         assert_close(here, there, **EXACT)
 
 
-@pytest.mark.parametrize("case", list(cases()))
+@pytest.mark.parametrize("case", [case for case in cases() if case != "batch norm per rank"])
 def test_every_rank_ends_with_the_same_state(ranks, case):
     here, there = (rank[case]["state"] for rank in ranks)
     assert_close(here, there, rtol=0, atol=0)
@@ -229,10 +247,28 @@ def test_the_cycle_test_depends_on_how_many_queries_a_rank_has(ranks, alone):
         )
 
 
-def test_a_rank_without_a_single_region_takes_part(ranks):
-    assert [r["empty"]["seen"][0]["n"] for r in ranks][1] == 0
-    assert ranks[0]["empty"]["seen"][0]["n"] > 0
-    assert all(x.isfinite() for r in ranks for s in r["empty"]["seen"] for x in s["losses"].values())
+@pytest.mark.parametrize("case", ["empty", "empty batch norm"])
+def test_a_rank_without_a_single_region_takes_part(ranks, case):
+    assert [r[case]["seen"][0]["n"] for r in ranks][1] == 0
+    assert ranks[0][case]["seen"][0]["n"] > 0
+    assert all(x.isfinite() for r in ranks for s in r[case]["seen"] for x in s["losses"].values())
+
+
+def test_batch_norm_within_ranks_gives_other_losses_and_every_rank_running_statistics_of_its_own(ranks, alone):
+    case = "batch norm per rank"
+    assert_close(alone[case]["seen"][0]["losses"], alone["batch norm"]["seen"][0]["losses"], **EXACT)
+    found, whole = mean_losses(ranks, case, 0), alone[case]["seen"][0]["losses"]
+    assert not torch.allclose(found["image"], whole["image"], rtol=1e-3)
+    here, there = (rank[case]["state"] for rank in ranks)
+    differ = {name for name, x in here.items() if torch.is_tensor(x) and not torch.equal(x, there[name])}
+    assert differ == {name for name in here if "running" in name}
+
+
+@pytest.mark.parametrize("used", IDLE)
+def test_a_lone_row_keeps_the_company_of_idle_ones_where_batch_norm_would_measure_it_alone(ranks, used):
+    kept = {scope: [rank["idle"][used, scope] for rank in ranks] for scope in ("rank", "all")}
+    assert kept["rank"] == [4 if n == 1 else n for n in used]
+    assert kept["all"] == ([4, 4] if sum(used) == 1 else list(used))
 
 
 @pytest.mark.parametrize("name", GATHERED)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from lightly.loss import DINOLoss, IBOTPatchLoss
 
-from sslkit.losses import Distillation
+from sslkit.losses import Distillation, distillation
 from sslkit.schedules import Linear, Time
 from sslkit.types import Pairs, Rows
-from tests.pairings import across_views, loss_and_gradient, randn
+from tests.pairings import across_views, loss_and_gradient, randn, random_pairs
 
 
 def pairs_of(i, j, weight):
@@ -84,6 +84,25 @@ def test_the_gradient_agrees_with_finite_differences():
     pairs = pairs_of([0, 2, 2], [1, 0, 2], [0.5, 0.2, 0.3])
     loss = Distillation(student_temperature=1.0, teacher_temperature=1.0).double()
     assert torch.autograd.gradcheck(lambda x: loss(x, t, pairs), p.requires_grad_())
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 14, 50])
+def test_some_pairs_at_a_time_come_to_the_same_loss_and_gradient(at_once, monkeypatch):
+    pairs = random_pairs(23, 6, 5)
+    p, t = randn(6, 7), randn(5, 7, seed=1)
+    whole = loss_and_gradient(Distillation(), p, t, pairs)
+    monkeypatch.setattr(distillation, "AT_ONCE", at_once)
+    torch.testing.assert_close(loss_and_gradient(Distillation(), p, t, pairs), whole, rtol=1e-12, atol=1e-14)
+
+
+def test_what_is_held_for_the_gradient_does_not_grow_with_the_pairs():
+    held = {}
+    for n in (10, 1000):
+        saved, pairs = [], random_pairs(n, 6, 5)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()), lambda x: x):
+            Distillation()(randn(6, 7).requires_grad_(), randn(5, 7, seed=1), pairs)
+        held[n] = sum(saved)
+    assert held[1000] == held[10] == 6 * 7 + 5 * 7 + 1  # predictions, distributions of targets, a temperature
 
 
 def test_half_precision_scores_are_summed_in_float32():

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from sslkit import distributed
 from sslkit.losses import InfoNCE, MeanEntropy, SwappedAssignment
 from sslkit.types import Pairs
 from tests.pairings import across_views, randn
+from tests.ranks import on_ranks
 
 pytestmark = pytest.mark.slow
 WORLD, B, C, D = 2, 6, 5, 4
@@ -80,9 +78,7 @@ def gathered(counts):
     return everything.detach(), x.grad
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+def work():
     made = {
         shares: dict(
             together={name: run(loss, counts) for name, loss in LOSSES.items()},
@@ -91,17 +87,14 @@ def worker(rank, folder):
         )
         for shares, counts in SHARES.items()
     }
-    made["meta"] = distributed.gather_with_gradient(torch.zeros(3, 2, device="meta")).shape if rank == 0 else None
-    torch.save(made, f"{folder}/{rank}.pt")
-    distributed.wait()
-    distributed.stop()
+    if distributed.rank() == 0:
+        made["meta"] = distributed.gather_with_gradient(torch.zeros(3, 2, device="meta")).shape
+    return made
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(WORLD)]
+    return on_ranks(work, tmp_path_factory.mktemp("ranks"), WORLD)
 
 
 def mean_loss(ranks, shares, kind, name):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from sslkit import distributed
 from sslkit.matchers import Adaptive, Nearest
+from tests.ranks import on_ranks
 from tests.test_method import taken
 from tests.test_partners import N, method_with, partners_of, seen
 
 pytestmark = pytest.mark.slow
-WORLD, EPOCHS = 2, 5
+EPOCHS = 5
 MATCHERS = {"adaptive": Adaptive(temperature=0.5), "naive": Nearest()}
 LABEL = torch.arange(N) // 3
 
@@ -46,20 +45,14 @@ def run(matcher, folder):
     return dict(tables=tables, losses=losses, state=state, report=method.partners.report)
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    made = {matcher: run(matcher, Path(folder, matcher)) for matcher in MATCHERS}
-    torch.save(made, f"{folder}/{rank}.pt")
-    distributed.wait()
-    distributed.stop()
+def work(folder):
+    return {matcher: run(matcher, folder / matcher) for matcher in MATCHERS}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(WORLD)]
+    return on_ranks(partial(work, folder), folder)
 
 
 @pytest.mark.parametrize("matcher", MATCHERS)

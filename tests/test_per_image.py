@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +29,7 @@ from sslkit.memories.indexes.ivf import k_means
 from sslkit.search import Search
 from sslkit.types import Queries
 from tests.conftest import ROOT
+from tests.ranks import on_ranks
 from tests.test_contracts import kept_of_the_first_view
 
 DIM = 6
@@ -647,7 +646,6 @@ def test_a_file_names_the_index(tmp_path):
 
 # several processes
 
-WORLD = 2
 CASES = {
     "exact": {},
     "host": dict(storage="host"),
@@ -688,19 +686,14 @@ def run(case, folder):
     )
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    torch.save({case: run(case, folder) for case in CASES}, f"{folder}/{rank}.pt")
-    distributed.wait()
-    distributed.stop()
+def work(folder):
+    return {case: run(case, folder) for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    return on_ranks(functools.partial(work, folder), folder)
 
 
 @pytest.mark.slow

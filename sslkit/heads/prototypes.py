@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sslkit.heads.base import Head
+from sslkit.heads.chunks import through
 from sslkit.parameters import Count, Within
 from sslkit.registry import register
 
@@ -43,6 +44,7 @@ class Prototypes(Head):
         n_layers: linear layers of the MLP.
         batch_norm: BatchNorm after every hidden linear layer.
         learn_magnitude: train the length of each prototype; otherwise it stays 1 (`norm_last_layer` of the authors).
+        rows_at_a_time: rows that pass the MLP together, as of `Projector`; all at once if left out.
 
     Source: DINO (arXiv:2104.14294); two output layers on one trunk as in CrIBo (arXiv:2310.07855), shared prototypes as
     in iBOT (arXiv:2111.07832).
@@ -63,12 +65,13 @@ class Prototypes(Head):
         n_layers: Count = 3,
         batch_norm: bool = False,
         learn_magnitude: bool = False,
+        rows_at_a_time: Count | None = None,
     ):
         super().__init__()
         if not outputs:
             raise ValueError("outputs={}, but it must have at least one output layer")
         self.hidden, self.bottleneck, self.n_layers, self.batch_norm = hidden, bottleneck, n_layers, batch_norm
-        self.learn_magnitude = learn_magnitude
+        self.learn_magnitude, self.rows_at_a_time = learn_magnitude, rows_at_a_time
         self.owners = _owners(outputs)
         self.n_prototypes = {name: n for name, n in outputs.items() if not isinstance(n, str)}
         self.widths = {name: self.n_prototypes[owner] for name, owner in self.owners.items()}
@@ -91,7 +94,7 @@ class Prototypes(Head):
         self.mlp = nn.Sequential(*layers)
 
     def forward(self, rows: Float[Tensor, "n d"], output: str) -> Float[Tensor, "n c"]:
-        scores: Tensor = self.outputs[output](F.normalize(self.mlp(rows), dim=-1))
+        scores: Tensor = self.outputs[output](F.normalize(through([self.mlp], rows, self.rows_at_a_time), dim=-1))
         return scores
 
 

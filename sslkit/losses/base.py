@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sslkit.component import Component
 from sslkit.parameters import Within
+from sslkit.precision import wide as wide
 from sslkit.schedules import Scheduled
 from sslkit.types import Pairs, Rows
 
@@ -33,11 +33,6 @@ def refuse_unlike(prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"]
     """
     if prediction.shape[-1] != target.shape[-1]:
         raise ValueError(f"prediction has {prediction.shape[-1]} scores a row, but target has {target.shape[-1]}")
-
-
-def wide(x: Tensor) -> Tensor:
-    """Float64 as it is, all else in float32."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def counting(rows: Rows, index: Int[Tensor, " n"], weight: Float[Tensor, " n"]) -> Bool[Tensor, " r"]:
