@@ -54,3 +54,15 @@ def test_a_method_on_whole_images_takes_a_vit_as_well(file):
     vit = ("backbones.Timm.name = 'vit_tiny_patch16_224'", f"backbones.Timm.options = {small}")
     settings = ready([file], [*vit, "backbones.Timm.padding = 'zeros'"])  # takes a whole step without data
     assert settings.part("train", "method").student.backbone.n_prefix == 1
+
+
+@pytest.mark.parametrize("file", ["gin/co_byol.gin", "gin/co_dino.gin", "gin/co_mocov3.gin"])
+@pytest.mark.parametrize("name", ["rf29_resnet18", "rf99_resnet50", "bagnet17"])
+def test_patches_may_see_as_much_as_one_chooses(file, name):
+    narrow = "{'channels': (8, 8, 8, 8), 'layers': (2, 2, 2, 2), 'mlp_layers': 2}"
+    options = narrow if name == "rf29_resnet18" else "{'channels': (8, 8, 8, 8)}"
+    bindings = [f"backbones.Timm.name = '{name}'", f"backbones.Timm.options = {options}"]
+    settings = ready([file], bindings)  # takes a whole step without data
+    assert settings.part("train", "method").student.backbone.model.window.size == int(
+        name.split("_")[0].strip("abefgnrt")
+    )
