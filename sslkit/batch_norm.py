@@ -34,13 +34,13 @@ class Moments:
 
     @staticmethod
     def of(x: Float[Tensor, "n c *p"]) -> Moments:
-        """Those of the second axis; x may have no rows."""
-        count = x.numel() // x.shape[1]
+        """Those of the second axis, without gradient; x may have no rows."""
+        x, count = wide(x.detach()), x.numel() // x.shape[1]
         if count == 0:
-            nothing = wide(x).new_zeros(x.shape[1])
-            return Moments(nothing.new_zeros(()), nothing, nothing)
-        var, mean = torch.var_mean(wide(x), [0, *range(2, x.ndim)], correction=0)
-        return Moments(mean.new_full((), count), mean, count * var)
+            nothing = x.new_zeros(x.shape[1])
+            return Moments(x.new_zeros(()), nothing, nothing)
+        var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+        return Moments(x.new_full((), count), mean, count * var)
 
     @staticmethod
     def joined(parts: Sequence[Moments]) -> Moments:
@@ -76,7 +76,7 @@ class SynchronisedBatchNorm(nn.SyncBatchNorm):
     mean loss. Every rank has to go through forwards and backwards, also one without rows: each is one exchange.
 
     Raises:
-        ValueError: there is a single row over all ranks.
+        ValueError: there is a single row over all ranks; torch's kernel on an accelerator does not look.
 
     Example:
         >>> SynchronisedBatchNorm(3)(torch.randn(4, 3)).shape

@@ -33,6 +33,11 @@ def benchmark(name, *options):
         ("clustering", (*QUICK, "--batch", "3", "--grid", "6", "--dim", "16", "--clusters", "5", "--growth"), 3 * 2),
         ("memory", (*QUICK, "--images", "70", "--per-image", "6", "--batch", "5", "--dim", "16", "--growth"), 3 * 3),
         ("history", (*QUICK, "--images", "1100", "--window", "5", "--neighbours", "4"), 2),
+        (
+            "positions",
+            (*QUICK, "--images", "4", "--dim", "12", "--hidden", "16", "--out", "4", "--prototypes", "64"),
+            6,
+        ),
         ("search", (*QUICK, "--images", "800", "--batch", "8", "--dim", "16", "--lists", "8", "--probe", "2"), 4),
     ],
 )

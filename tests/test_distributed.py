@@ -36,6 +36,7 @@ def scoped(scope, normalise="direction"):
 
 def with_batch_norm(**options):
     """A method with BatchNorm in backbone, projector and predictor."""
+    torch.manual_seed(0)
     backbone = Timm("resnet18", options={"layers": (1, 1, 0, 0), "channels": (8, 10, 10, 10)})
     head = Projector({"image": 8, "region": 7}, hidden=9, end_norm="plain", predictor_hidden=6, **options)
     return dict(backbone=backbone, heads=[head], terms=terms_of(loss=Cosine))
@@ -199,7 +200,9 @@ def test_two_ranks_have_the_mean_losses_of_one_rank_with_all_images(ranks, alone
 def test_two_ranks_have_the_averaged_gradients_of_one_rank_with_all_images(ranks, alone, case):
     for at in range(N_STEPS):
         for rank in ranks:
-            assert_close(rank[case]["seen"][at]["gradients"], alone[case]["seen"][at]["gradients"], **EXACT)
+            here, there = (made[case]["seen"][at]["gradients"] for made in (rank, alone))
+            largest = max(g.abs().max().item() for g in there.values())
+            assert_close(here, there, rtol=EXACT["rtol"], atol=1e-11 * largest)
 
 
 @pytest.mark.parametrize("case", SAME)

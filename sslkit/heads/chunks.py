@@ -117,9 +117,9 @@ def _run(layers: Sequence[nn.Module], rows: Tensor, statistics: ByPlace) -> tupl
 
 def _normalised(norm: nn.Module, rows: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     assert isinstance(norm, BatchNorm)
-    rows = (rows - mean) * torch.rsqrt(var + norm.eps)
-    rows = rows if norm.weight is None else rows * norm.weight
-    return rows if norm.bias is None else rows + norm.bias
+    rows, scale = rows - mean, torch.rsqrt(var + norm.eps)
+    scale = scale if norm.weight is None else scale * norm.weight
+    return rows * scale if norm.bias is None else torch.addcmul(norm.bias, rows, scale)
 
 
 def _slopes(
@@ -141,10 +141,8 @@ def _slopes(
 
 
 def _autocast(rows: Tensor) -> Callable[[], AbstractContextManager[object]]:
-    """The mixed precision that holds now, to be entered again.
-
-    Casts are not kept: one that was made of a weight without gradient would be taken for one with it.
-    """
+    """The mixed precision that holds now, to be entered again."""
     kind = rows.device.type
     dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    # torch 2.9 takes a kept cast of a weight that was made without gradient for one with it
     return partial(torch.autocast, kind, dtype=dtype, enabled=enabled, cache_enabled=False)

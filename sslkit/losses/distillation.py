@@ -16,7 +16,7 @@ from sslkit.losses.base import Loss, Temperature, refuse_unlike, wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 
-AT_ONCE = 2**22  # scores of pairs that are looked at together
+AT_ONCE = 2**21  # scores of pairs that are looked at together
 
 
 @register("losses")
