@@ -58,7 +58,7 @@ def main() -> None:
     vit = [100 * points(run, "dense/miou")[0] for run in records["CrIBo on a ViT"]]
     said = table(miou, {"random backbone": for_all, "random ViT": vit}, records)
     (HERE / "table.md").write_text(said)
-    plot(miou, for_all)
+    plot(records)
     print(said)
 
 
@@ -96,20 +96,27 @@ def trusted(runs: list[list[dict]]) -> str:
     return ", ".join(shown)
 
 
-def plot(miou: dict[str, list[float]], random: list[float]) -> None:
-    """A row for every method: a point for each seed and a bar for their mean, parents above hybrids."""
-    figure, axis = plt.subplots(figsize=(8.5, 0.42 * len(miou) + 1.2), layout="constrained", dpi=120)
-    for y, (name, values) in enumerate(miou.items()):
+def plot(records: dict[str, list[list[dict]]]) -> None:
+    """A row for every method: from its network before training to a point for each seed after it."""
+    figure, axis = plt.subplots(figsize=(9.5, 0.42 * len(records) + 1.2), layout="constrained", dpi=120)
+    for y, (name, runs) in enumerate(records.items()):
         color = "#c8324b" if name == "naive" else "#2f8f5b" if name in HYBRIDS else "#3a6ea5"
-        axis.barh(y, statistics.mean(values), color=color, alpha=0.35, height=0.7)
-        axis.plot(values, [y] * len(values), "o", color=color, markersize=5)
-    axis.axvline(statistics.mean(random), color="#777777", linestyle="--", linewidth=1)
-    axis.text(statistics.mean(random), -0.9, "random backbone", color="#777777", ha="center", fontsize=9)
-    labels = [f"{name}: {Path(HYBRIDS[name][0]).stem}" if name in HYBRIDS else name for name in miou]
-    axis.set_yticks(range(len(miou)), labels)
+        before = statistics.mean(100 * points(run, "dense/miou")[0] for run in runs)
+        after = [100 * (last(run, "dense/miou") or 0.0) for run in runs]
+        axis.plot([before, statistics.mean(after)], [y, y], color=color, linewidth=2, alpha=0.4)
+        axis.plot(before, y, "|", color="#777777", markersize=12, label=None if y else "before training, mean")
+        axis.plot(after, [y] * len(after), "o", color=color, markersize=6)
+    for color, label in (("#3a6ea5", "parents"), ("#2f8f5b", "hybrids"), ("#c8324b", "negative control")):
+        axis.plot([], [], "o", color=color, label=label)
+    axis.set_yticks(
+        range(len(records)),
+        [f"{name}: {Path(HYBRIDS[name][0]).stem}" if name in HYBRIDS else name for name in records],
+    )
     axis.invert_yaxis()
-    axis.set_xlabel("mIoU of dense retrieval, %")
+    axis.set_xlabel("mIoU of dense retrieval, %, a point for each seed")
+    axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower right", fontsize=9)
     figure.savefig(HERE / "miou.png")
 
 

@@ -30,7 +30,7 @@ def read(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[list[Bindi
     """The bindings of the files, then those of the command line, and what could not be read."""
     reader = _Reader()
     for file in files:
-        reader.file(file, asked_by=Place("the command line"), open_files=())
+        reader.file(file, asked_by=(Place("the command line"),), open_files=())
     for binding in bindings:
         reader.command_line(binding)
     return reader.bindings, reader.problems
@@ -42,19 +42,23 @@ class _Reader:
         self.problems: list[Problem] = []
         self.seen: set[Path] = set()
         self.again: dict[str, Binding] | None = None  # what a file that is included again would set
+        self.below: dict[str, set[str]] = {}  # the files that a file includes, and those that these include
 
-    def file(self, path: str, *, asked_by: Place, open_files: tuple[Path, ...]) -> None:
-        file = self._find(path, asked_by)
+    def file(self, path: str, *, asked_by: tuple[Place, ...], open_files: tuple[Path, ...]) -> None:
+        """Read a file, asked for by the includes that lead to it, the outermost first."""
+        file = self._find(path, asked_by[-1])
         if file is None:
             return
+        for place in asked_by:
+            self.below.setdefault(place.file, set()).add(path)
         if file.resolve() in open_files:
             chain = " -> ".join(p.name for p in (*open_files, file))
-            self.problems.append(Problem(asked_by, "", f"{path!r} includes itself: {chain}"))
+            self.problems.append(Problem(asked_by[-1], "", f"{path!r} includes itself: {chain}"))
             return
         try:
             text = file.read_text(encoding="utf-8-sig")
         except (UnicodeDecodeError, OSError) as error:
-            self.problems.append(Problem(asked_by, "", f"{file} cannot be read as text: {error}"))
+            self.problems.append(Problem(asked_by[-1], "", f"{file} cannot be read as text: {error}"))
             return
         is_again, is_outermost = file.resolve() in self.seen, self.again is None
         self.seen.add(file.resolve())
@@ -65,7 +69,9 @@ class _Reader:
         for statement in statements:
             if isinstance(statement, Include):
                 n_before = len(self.bindings)
-                self.file(statement.path, asked_by=statement.place, open_files=(*open_files, file.resolve()))
+                self.file(
+                    statement.path, asked_by=(*asked_by, statement.place), open_files=(*open_files, file.resolve())
+                )
                 self._refuse_include_below(str(path), n_before, statement)
             elif is_again and self.again is not None:
                 self.again[statement.target] = statement
@@ -114,12 +120,13 @@ class _Reader:
                 wrong = f"{include.path!r} would undo {own} = {own.value!r} of line {own.place.line}"
                 self.problems.append(Problem(include.place, str(own), wrong, "put the include above it"))
 
-    def _refuse_undoing(self, again: Binding, now: Binding | None, asked_by: Place) -> None:
+    def _refuse_undoing(self, again: Binding, now: Binding | None, asked_by: tuple[Place, ...]) -> None:
         """A file counts once; included again behind a binding that changes it, it would silently undo that."""
         if now is not None and now.place != again.place and repr(now.value) != repr(again.value):
+            from_both = (p for p in reversed(asked_by) if now.place.file in {p.file} | self.below.get(p.file, set()))
             self.problems.append(
                 Problem(
-                    asked_by,
+                    next(from_both, asked_by[-1]),  # the include whose order can be changed
                     str(again),
                     f"{again.place.file} is included a second time and would undo {now} = {now.value!r} of {now.place}",
                     "include it before whatever changes it",

@@ -201,6 +201,8 @@ class _AsWritten(config_parser.ParserDelegate):  # type: ignore[misc]
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
         scope, _, name = scoped_configurable_name.rpartition("/")
+        if "." in scope:  # no binding could name it
+            raise SyntaxError(f"Malformatted scope or selector in @{scoped_configurable_name}")
         return Reference(scope, name, evaluate)
 
     def macro(self, macro_name: str) -> Macro:
