@@ -38,6 +38,7 @@ def benchmark(name, *options):
             (*QUICK, "--images", "4", "--dim", "12", "--hidden", "16", "--out", "4", "--prototypes", "64"),
             6,
         ),
+        ("local_global", (*QUICK, "--model", "resnet18", "--batch", "2", "--side", "64", "--rows", "3"), 3),
         ("search", (*QUICK, "--images", "800", "--batch", "8", "--dim", "16", "--lists", "8", "--probe", "2"), 4),
     ],
 )
