@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +77,19 @@ def test_clusters_draws_a_row_for_each_image(tmp_path):
     pictures.clusters(batch_of(), random_regions(), (GRID, GRID), more)
     assert size_of(few)[0] == size_of(more)[0]
     assert size_of(few)[1] < size_of(more)[1]
+
+
+def test_a_view_of_the_partner_is_in_no_picture_of_regions(tmp_path):
+    here, there = batch_of().views
+    grids, names, asked = (GRID, (2, 2), GRID), ("one", "other"), Asked()
+    regions = replace(random_regions(), views=(0, 2))
+    for name, seed in zip(names, (4, 5), strict=True):
+        batch = Batch((here, replace(view(3, seed=seed), source=1), there), 3, torch.arange(3) + 7)
+        pictures.clusters(batch, regions, grids, tmp_path / f"clusters_{name}.png")
+        pictures.matches(batch, regions, grids, matches_of(regions, 1.0), asked, tmp_path / f"matches_{name}.png")
+    for kind in ("clusters", "matches"):
+        one, other = (np.asarray(Image.open(tmp_path / f"{kind}_{name}.png")) for name in names)
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_region_has_one_colour_wherever_it_lies_and_no_two_share_one():

@@ -37,12 +37,12 @@ class Samples(Protocol):
 def clusters(
     batch: Batch, regions: Regions, grids: Sequence[tuple[int, int]], path: str | Path, *, n_images: int = 6
 ) -> None:
-    """A row per image: where its crops lie, then every global view, plain and with its clusters drawn over it.
+    """A row per image: where its crops lie, then every view with regions, plain and with its clusters drawn over it.
 
     A region has the same colour in all views. Grey stripes are clusters without a token in some view. The first column
     puts the views back where they were cut; what no view shows stays blank.
     """
-    views = batch.global_views
+    views = [batch.views[view] for view in regions.views]
     n = min(n_images, len(batch.index))
     figure, axes = sheet(n, 1 + 2 * len(views), "Clusters, one colour per region in all views")
     for row, item in zip(axes, range(n), strict=True):
@@ -53,9 +53,9 @@ def clusters(
         valid = regions.valid[item].cpu()
         n_valid = int(valid.sum())
         for v, view in enumerate(views):
-            labels = regions.assignment[v, item].argmax(dim=1).cpu().view(grids[v])
+            labels = regions.assignment[v, item].argmax(dim=1).cpu().view(grids[regions.views[v]])
             plain, drawn = _enlarged(view, item), overlay(_enlarged(view, item), labels, valid)
-            show(row[1 + 2 * v], plain, f"view {v + 1}", BOX_COLORS[v % len(BOX_COLORS)])
+            show(row[1 + 2 * v], plain, f"view {regions.views[v] + 1}", BOX_COLORS[v % len(BOX_COLORS)])
             show(row[2 + 2 * v], drawn, f"{n_valid} regions" if v == 0 else "")
     save(figure, path)
 
@@ -72,8 +72,8 @@ def matches(
 ) -> None:
     """Accepted matches: a region in its view, and beside it the image of its neighbour, with a ring where that lies.
 
-    Queries are the rows of `regions`; plane `p` of the matches is view `p`. Shown are regions of as many images as
-    possible, large ones first. Where nothing was accepted the picture says so.
+    Queries are the rows of `regions`; plane `p` of the matches is the view `regions.views[p]`. Shown are regions of as
+    many images as possible, large ones first. Where nothing was accepted the picture says so.
     """
     if found.index.shape[1] != len(regions):
         raise ValueError(f"found has {found.index.shape[1]} queries, but they should be the {len(regions)} regions")
@@ -87,9 +87,10 @@ def matches(
     cells = axes.reshape(-1, 2)
     for (here, there), (plane, q) in zip(cells, chosen, strict=False):
         item, cluster = int(regions.teacher.item[q]), int(regions.cluster[q])
-        labels = regions.assignment[plane, item].argmax(dim=1).cpu().view(grids[plane])
-        pixels = _enlarged(batch.global_views[plane], item)
-        show(here, spotlight(pixels, labels == cluster), f"image {int(batch.index[item])}, view {plane + 1}")
+        view = regions.views[plane]
+        labels = regions.assignment[plane, item].argmax(dim=1).cpu().view(grids[view])
+        pixels = _enlarged(batch.views[view], item)
+        show(here, spotlight(pixels, labels == cluster), f"image {int(batch.index[item])}, view {view + 1}")
         neighbour, (x, y) = int(found.ids[plane, q]), found.place[plane, q].tolist()
         image = dataset[neighbour].image
         show(there, np.asarray(image.convert("RGB")), f"→ image {neighbour}")
