@@ -24,7 +24,7 @@ from sslkit.optimizer import Optimizer
 from sslkit.parameters import Within, asks_for_folder, range_of
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
-from sslkit.train import Plan, plan, refuse_sources
+from sslkit.train import Plan, plan, refuse_sources, refuse_untrained
 from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels
@@ -80,6 +80,8 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     if method is not None and built["data"] is not None:
         length, found = _plan(settings, train, method, built["data"])
         problems += found
+    if method is not None and length is not None:
+        problems += _untrained(settings, train, method, length)
     if method is not None and built["optimizer"] is not None:
         problems += _optimizer(settings, built["optimizer"], method)
     if method is not None:
@@ -132,7 +134,8 @@ def _heads(settings: Config, train: Node) -> Iterator[Problem]:
     has = [name for head in heads for name in head.names]
     outputs = [node.arguments["outputs"] for node in settings.tree.nodes() if "outputs" in node.arguments]
     searches = [node for node in (_of_method(train, "searches") or {}).values() if isinstance(node, Node)]
-    for node, name in [*((term, "head") for term in _terms(train)), *((search, "output") for search in searches)]:
+    named_by = [(term, name) for term in _terms(train) for name in ("head", "target_head")]
+    for node, name in [*named_by, *((search, "output") for search in searches)]:
         named = node.arguments[name]
         if isinstance(named.value, str) and named.value not in has:
             wrong = f"{node.name}.{name} names {named.value!r}, but no head has such an output; "
@@ -193,6 +196,18 @@ def _plan(settings: Config, train: Node, method: Method, data: Sized) -> tuple[P
         node = train.arguments["data"].value
         counts = [a for a in node.arguments.values() if a.value == n_images] if isinstance(node, Node) else []
         return None, [_speaking_of(settings, error, [*counts, *(train.arguments[name] for name in sizes)])]
+
+
+def _untrained(settings: Config, train: Node, method: Method, length: Plan) -> list[Problem]:
+    """Steps at which no term counts."""
+    try:
+        refuse_untrained(method, length)
+    except ConfigError as error:
+        weights = [term.arguments["weight"] for term in _terms(train)]
+        return [_about(settings, ValueError(str(error)), weights)]
+    except ValueError:
+        pass  # a schedule that leaves its range is said elsewhere
+    return []
 
 
 def _schedules(settings: Config, length: Plan | None, refused: Collection[str]) -> Iterator[Problem]:

@@ -70,6 +70,8 @@ class Search(Component):
 
     def forward(self, queries: Queries) -> Matches:
         if self.memory.n_planes not in (None, len(queries.rows)):
-            raise ValueError(f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)} global views")
+            raise ValueError(
+                f"n_planes={self.memory.n_planes}, but a step has {len(queries.rows)}, one for each global view asked"
+            )
         matches: Matches = self.matcher(queries, self.memory)
         return replace(matches, level=self.level, output=self.output)

@@ -40,14 +40,15 @@ class Term(Component):
         self.target_head = head if target_head is None else target_head
         self.start_epoch, self.start_step, self.start_fraction = start_epoch, start_step, start_fraction
         self.given_weight = weight
-        self.is_on = self._is_on(Time())  # no run is known yet
+        self.is_on = self.counts_at(Time())  # no run is known yet
         self.schedule("weight", weight)
 
     def set_time(self, time: Time) -> None:
         super().set_time(time)
-        self.is_on = self._is_on(time)
+        self.is_on = self.counts_at(time)
 
-    def _is_on(self, time: Time) -> bool:
+    def counts_at(self, time: Time) -> bool:
+        """Whether it has begun, with a weight other than 0."""
         has_begun = time.step >= self.first_step(time.n_steps, time.steps_per_epoch)
         return has_begun and at(self.given_weight, time) != 0
 

@@ -89,6 +89,7 @@ def train(
     where = device_of(device)
     length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
     n_steps, per_epoch, step_size = length.n_steps, length.per_epoch, length.step_size
+    refuse_untrained(method, length)
     refuse_sources(method, augmenter)
     method.make_room(len(data), run_dir)
     method.to(where).train()
@@ -243,6 +244,21 @@ def refuse_sources(method: Method, augmenter: Augmenter) -> None:
             "the first view has source=1, the partner, but it is the view by which an image is known "
             "(Method.partners): give source=1 to another one"
         )
+
+
+def refuse_untrained(method: Method, length: Plan) -> None:
+    """Refuse a run in which a step, of those looked at, has no term that counts: there would be no gradient.
+
+    Raises:
+        ConfigError: naming the step and the terms.
+    """
+    for step in sorted({round(i * (length.n_steps - 1) / 200) for i in range(201)}):  # more would take long
+        time = Time(step, length.n_steps, length.per_epoch, length.step_size)
+        if not any(term.counts_at(time) for term in method.terms.values()):
+            raise ConfigError(
+                f"no term counts at step {step} of {length.n_steps}, where {', '.join(method.terms)} have weight 0 or "
+                f"have not started: let one of them count from the start to the end"
+            )
 
 
 def _refuse_idle(method: Method, n_steps: int, per_epoch: int) -> None:

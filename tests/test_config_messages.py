@@ -1219,6 +1219,33 @@ CASES = [
         builds=True,
     ),
     Case(
+        "target head",
+        """
+        image/Term.target_head = 'imag'
+        """,
+        """
+        mine.gin:2: image/Term.target_head = 'imag': image/Term.target_head names 'imag', but no head has such an output; did you mean 'image'? there is: image, region
+          gin/cribo.gin:8: heads.Prototypes.outputs = {'image': 256, 'region': 256}
+        """,
+        builds=True,
+    ),
+    Case(
+        "no term counts",
+        """
+        Method.terms = {'image': @image/Term()}
+        Method.searches = None
+        Method.clusterer = None
+        heads.Prototypes.outputs = {'image': 256}
+        image/Term.weight = @w/schedules.Linear()
+        w/schedules.Linear.start = 0.0
+        w/schedules.Linear.end = 1.0
+        """,
+        """
+        mine.gin:6: image/Term.weight = @w/schedules.Linear(): no term counts at step 0 of 400, where image have weight 0 or have not started: let one of them count from the start to the end
+        """,
+        builds=True,
+    ),
+    Case(
         "search name",
         """
         aligners.RegionAcrossImages.search = 'things'

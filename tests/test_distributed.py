@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslkit import distributed, projection
-from sslkit.aligners import RegionAcrossImages, RegionAcrossViews
+from sslkit.aligners import PatchToImage, PatchToMatch, PatchToRegion, RegionAcrossImages, RegionAcrossViews
 from sslkit.backbones import Timm
 from sslkit.centerings import Balance, Mean
 from sslkit.clusterers import Grid
@@ -69,7 +69,15 @@ def cases():
             searches=searches(), clusterer=Grid(1, 2), terms=terms_of(loss=lambda: InfoNCE(negatives="predictions"))
         ),
         "empty": dict(searches=searches(), clusterer=Grid(1, 2), centering=Balance()),
+        "empty patches": dict(searches=searches(), clusterer=Grid(1, 2), centering=Balance(), terms=terms_of_patches()),
     }
+
+
+def terms_of_patches():
+    """Patches against regions and matches, which some ranks may not have, beside what all have."""
+    of_regions = {"region": PatchToRegion(), "across": PatchToMatch("objects")}
+    terms = {name: Term(aligner=aligner, head="region", loss=Distillation()) for name, aligner in of_regions.items()}
+    return terms | {"image": Term(aligner=PatchToImage(n_positions=5), head="image", loss=Distillation())}
 
 
 def batches_of(case):
@@ -116,7 +124,11 @@ IDLE = [(1, 2), (1, 0), (1, 1), (0, 0), (3, 2)]  # rows that a pair on each rank
 def left_of(n, scope):
     """How many of four rows pass a head if `n` of them are used."""
     pairs = Pairs.diagonal(4, weight=[1.0] * n + [0.0] * (4 - n))
-    return len(projection.without_idle_rows({"image": pairs}, {"image": "image"}, scope)["image"].prediction)
+    return len(
+        projection.without_idle_rows({"image": pairs}, {"image": "image"}, {"image": "image"}, scope)[
+            "image"
+        ].prediction
+    )
 
 
 def numbered(rank, n, *shape, dtype=torch.float64):
@@ -187,6 +199,7 @@ SAME = [
     "empty batch norm",
     "empty contrast",
     "empty",
+    "empty patches",
 ]
 
 
@@ -250,7 +263,7 @@ def test_the_cycle_test_depends_on_how_many_queries_a_rank_has(ranks, alone):
         )
 
 
-@pytest.mark.parametrize("case", ["empty", "empty batch norm"])
+@pytest.mark.parametrize("case", ["empty", "empty batch norm", "empty patches"])
 def test_a_rank_without_a_single_region_takes_part(ranks, case):
     assert [r[case]["seen"][0]["n"] for r in ranks][1] == 0
     assert ranks[0][case]["seen"][0]["n"] > 0

@@ -235,3 +235,8 @@ def test_images_that_keep_different_numbers_cannot_be_dropped_from_together():
     with pytest.raises(ValueError, match=r"mask='drop'.*11 to 12 are kept.*maskings.Random.*Timm.mask = 'token'"):
         vit(mask="drop")(images(), mask)
     vit(mask="token")(images(), mask)
+
+
+def test_inner_layers_cannot_leave_patches_out():
+    with pytest.raises(ValueError, match="patch_layer=-2 with mask='drop'"):
+        Timm("vit_tiny_patch16_224", options={"depth": 2, "img_size": 32}, patch_layer=-2, mask="drop")

@@ -7,6 +7,7 @@ import pytest
 from sslkit import config
 from sslkit.errors import ConfigError
 from sslkit.launch.job import ready
+from sslkit.monitors import gallery
 from tests.short_runs import SHORT, trained
 
 SOON = "across/Term.start_fraction = 0.0"
@@ -23,7 +24,7 @@ OFF = {  # a hybrid with nothing added, and its base: files and bindings of both
     "CO-BYOL": (("gin/co_byol.gin",), ("LOCAL_WEIGHT = 0",), ("gin/byol.gin",), ()),
     "CO-BYOL, additive": (
         ("gin/co_byol.gin",),
-        ("LOCAL_WEIGHT = 0", "image/Term.weight = 2.0"),
+        ("LOCAL_WEIGHT = 0", "image/Term.weight = %BASE_WEIGHT"),
         ("gin/byol.gin",),
         (),
     ),
@@ -105,3 +106,10 @@ def test_a_clusterer_over_an_image_and_its_partner_is_refused():
 def test_whole_images_are_one_region_each():
     settings = config.load(["gin/hybrids/cribo_whole_images.gin"], SHORT)
     assert settings.build("train")["method"].clusterer.n_clusters == 1
+
+
+@pytest.mark.parametrize("file", ["gin/hybrids/cribo_partner.gin", "gin/hybrids/cribo_whole_images.gin"])
+def test_a_run_with_a_view_of_the_partner_has_its_pictures(file, tmp_path):
+    method, data, augmenter = config.load([file], SHORT).part("train", "method", "data", "augmenter")
+    method.make_room(len(data))
+    assert {path.name for path in gallery.draw(tmp_path, method, data, augmenter)} >= {"clusters.png", "partners.png"}

@@ -166,6 +166,27 @@ def test_patches_weigh_nothing_where_no_match_is_trusted():
     assert PatchToMatch("objects")(step).weight.eq(0).all()
 
 
+@pytest.mark.parametrize("aligner", [PatchToMatch("objects"), PatchToRegion()], ids=["match", "region"])
+def test_patches_weigh_nothing_where_there_is_no_region(aligner):
+    step = step_of(valid=torch.zeros(3, 4, dtype=torch.bool))
+    assert len(step.regions) == 0
+    assert aligner(step).weight.eq(0).all()
+
+
+def test_patches_of_small_views_predict_what_their_image_found():
+    step = step_of(n_local=2)
+    pairs = PatchToMatch("images")(step)
+    views = zip(pairs.prediction.view[pairs.i].tolist(), pairs.target.view[pairs.j].tolist(), strict=True)
+    assert set(views) == {(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1)}
+
+
+def test_a_match_is_met_by_as_many_patches_as_asked_for():
+    pairs = PatchToMatch("images", n_positions=3)(step_of())
+    assert torch.bincount(pairs.i[pairs.weight > 0], minlength=24).view(2, 3, 4).gt(0).sum(dim=2).unique().tolist() == [
+        3
+    ]
+
+
 def test_a_search_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="search='nobody' is not a search of the method; it has: objects, images"):
         PatchToMatch("nobody")(step_of())

@@ -145,8 +145,8 @@ LOCALS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "cosine within": lambda r: 100 * r["redundancy"]["cosine_within"],
     "between": lambda r: 100 * r["redundancy"]["cosine_between"],
     "within, centred": lambda r: 100 * r["redundancy"]["centred_cosine_within"],
-    "rank within": lambda r: 100 * r["redundancy"]["rank_within"],
-    "rank of all": lambda r: 100 * r["redundancy"]["rank_all"],
+    "rank within": lambda r: r["redundancy"]["rank_within"],
+    "rank of all": lambda r: r["redundancy"]["rank_all"],
     "one patch": lambda r: 100 * r["redundancy"]["accuracy_patch"],
     "vote": lambda r: 100 * r["redundancy"]["accuracy_vote"],
     "image": lambda r: 100 * r["redundancy"]["accuracy_image"],
@@ -173,7 +173,7 @@ def report(results: Results) -> str:
     said += table(results, by_kind)
     said += [
         "",
-        "Patches; cosines and ranks in percent, accuracies of a ridge regression.",
+        "Patches: cosines and accuracies of a ridge regression in percent, effective ranks.",
         "",
         *table(results, LOCALS),
     ]

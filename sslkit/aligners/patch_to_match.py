@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from sslkit.aligners.base import Aligner
 from sslkit.aligners.matched import matched
@@ -18,8 +19,9 @@ from sslkit.types import Pairs, Step
 class PatchToMatch(Aligner):
     """Every patch of a student view predicts the entry that its region, or its image, found in each other teacher view.
 
-    A patch counts by its share in what holds it, times the trust in the match. A wrong match is met by every patch that
-    its query holds, so matches should be trusted late, or seldom.
+    Views are those that have regions, or for whole images all of them, small ones too. A patch counts by its share in
+    what holds it, times the trust in the match. A wrong match is met by every patch that its query holds, so matches
+    should be trusted late, or seldom.
 
     Args:
         search: the method's search whose matches are used, for regions or for whole images.
@@ -42,25 +44,28 @@ class PatchToMatch(Aligner):
         if matches.level == "region":
             assert step.regions is not None  # its search has asked for them
             views, asked = step.regions.views, step.regions.teacher
-            holder, share = map(list, step.regions.of_patches())
+            holders = dict(zip(views, zip(*step.regions.of_patches(), strict=True), strict=True))
         else:
             views, asked = tuple(range(len(step.teacher.images))), step.teacher.image
-            item = torch.arange(len(step.batch.index), device=step.batch.index.device)
-            sizes = [len(patches[0]) for patches in step.student.patches[: len(views)]]
-            holder = [item[:, None].expand(-1, n) for n in sizes]
-            share = [torch.full((len(item), n), 1 / n, device=item.device) for n in sizes]
+            item = torch.arange(len(step.batch.index), device=step.batch.index.device)[:, None]
+            sizes = [patches.shape[1] for patches in step.student.patches]
+            holders = {
+                view: (item.expand(-1, n), torch.full((len(item), n), 1 / n, device=item.device))
+                for view, n in enumerate(sizes)
+            }
         if len(views) < 2:
             raise ValueError("what a view finds is predicted by the patches of another view, but there is only one")
+        trust = F.pad(matches.weight, (0, 1))  # a patch that no region holds has number 0, also where there are none
         n = matches.index.shape[1]
         i, j, weight = [], [], []
-        for here, view in enumerate(views):
+        for view, (holder, share) in holders.items():
             places = drawn(step, step.student, view, self.n_positions)
-            query = holder[here].gather(1, places)
-            for there in range(len(views)):
-                if there != here:
+            query = holder.gather(1, places)
+            for plane, there in enumerate(views):
+                if there != view:
                     i.append(rows_of(step.student, view, places).flatten())
-                    j.append((there * n + query).flatten())
-                    weight.append((share[here].gather(1, places) * matches.weight[there][query]).flatten())
+                    j.append((plane * n + query).flatten())
+                    weight.append((share.gather(1, places) * trust[plane][query]).flatten())
         return Pairs(
             prediction=step.student.patch,
             target=matches.found(asked),

@@ -43,7 +43,8 @@ class Timm(Backbone):
         freeze_patch_embedding: leave the patch projection at its random start (MoCo v3, arXiv:2104.02057).
         patch_layer: which of timm's layers (`model.feature_info`, blocks of a ViT, stages of a ResNet after its stem)
             the patches come out of, counted from 0, or from the end as -1, -2, ...; the end of the network if left out.
-            Where they are not as wide as the image vector, they need a head of their own (`Term.target_head`).
+            Those of a ViT are normalised as its last ones are, others come as the layer makes them. Where they are not
+            as wide as the image vector, they need a head of their own (`Term.target_head`).
         mask: how a ViT hides the patches of a mask. `"token"`: a learned vector, zero at the start, stands in for each
             of them before positions are added (BEiT, iBOT); `"drop"`: they do not enter the blocks, which is faster the
             more are hidden, and come out as zeros (MAE, MSN); images that pass together must hide the same number then.
@@ -94,6 +95,11 @@ class Timm(Backbone):
                 raise ValueError(f"freeze_patch_embedding=True, but {name} has no patch embedding")
             self.model.patch_embed.requires_grad_(False)
         self.patch_layer = None if patch_layer is None else self._layer(patch_layer)
+        if patch_layer is not None and mask == "drop":
+            raise ValueError(
+                f"patch_layer={patch_layer} with mask='drop': timm does not show inner layers without some patches; "
+                f"give mask='token'"
+            )
         self.mask = mask
         if mask is not None:
             self._prepare_for(mask)

@@ -176,7 +176,9 @@ def rows(method: Any) -> list[Row]:
         used = tuple(x for x in named if isinstance(searches, Mapping) and x in searches)
         regions = "regions" in kinds and isinstance(value(method, "clusterer", None), Node)
         levels = ("whole images" if kind == "images" else kind for kind in kinds if kind)
-        reads = (*levels, *(f"matches of {x}" for x in used))
+        through = value(term, "target_head", None)
+        targets = (f"targets through {spell(through)}",) if through is not None else ()
+        reads = (*levels, *(f"matches of {x}" for x in used), *targets)
         made.append(Row(spell(name), term, reads, regions, used))
     groups: dict[str, list[Row]] = {}
     for row in made:

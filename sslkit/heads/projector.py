@@ -32,8 +32,8 @@ class Projector(Head):
         predictor_hidden: width inside the predictor, which has two layers; no predictor if left out.
         predictor_end_norm: the same of the predictor.
         rows_at_a_time: rows that pass together, for heads that see every position of an image: the numbers are the
-            same, hidden layers take the memory of so many rows, and the head takes more than twice the time. All rows
-            at once if left out.
+            same, hidden layers take the memory of so many rows, and the head takes two to four times as long, the more
+            BatchNorm it has. All rows at once if left out.
 
     Source: BYOL (arXiv:2006.07733), 2 layers, 4096 wide, and a predictor alike; SimSiam (arXiv:2011.10566), 3 layers,
     `end_norm="plain"` and a narrow predictor; MoCo v3 (arXiv:2104.02057), for ViTs `"plain"` at both ends. Deliberate

@@ -57,8 +57,8 @@ def draw(run_dir: Path, method: Method, data: Images, augmenter: Augmenter) -> l
 
 
 def _window(backbone: Backbone) -> Window | None:
-    """What patches can depend on, where that is less than everything and known."""
-    if not isinstance(backbone, Timm):
+    """What patches can depend on, where that is less than everything and known: those of the last layer."""
+    if not isinstance(backbone, Timm) or backbone.patch_layer is not None:
         return None
     try:
         return receptive_field(backbone.model)
