@@ -24,7 +24,6 @@ BUILT = 17  # one in so many is looked at for contradictions too, which takes it
 RUNS = {
     "gin/base/adaptive_partners.gin": "gin/adasim.gin",
     "gin/base/byol.gin": "gin/byol.gin",
-    "gin/base/co.gin": "gin/co_byol.gin",
     "gin/base/co_byol.gin": "gin/co_byol.gin",
     "gin/base/co_dino.gin": "gin/co_dino.gin",
     "gin/base/co_in100.gin": "gin/recipes/co_mocov3_in100_resnet18.gin",

@@ -24,7 +24,7 @@ OFF = {  # a hybrid with nothing added, and its base: files and bindings of both
     "CO-BYOL": (("gin/co_byol.gin",), ("LOCAL_WEIGHT = 0",), ("gin/byol.gin",), ()),
     "CO-BYOL, additive": (
         ("gin/co_byol.gin",),
-        ("LOCAL_WEIGHT = 0", "image/Term.weight = %BASE_WEIGHT"),
+        ("LOCAL_WEIGHT = 0", "image/Term.weight = 2.0"),
         ("gin/byol.gin",),
         (),
     ),
