@@ -1,11 +1,10 @@
-"""BatchNorm that takes in the rows of all ranks, on any device, and statistics for layers that were not trained."""
+"""BatchNorm that takes in the rows of all ranks, on any device."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,6 @@ from sslkit import distributed
 from sslkit.precision import wide
 
 BatchNorm = nn.modules.batchnorm._BatchNorm  # what all of torch's and timm's are
-M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -216,25 +214,3 @@ class _Normalised(torch.autograd.Function):
             g if need else None for g, need in zip((for_weight, for_bias), ctx.needs_input_grad[1:3], strict=True)
         )
         return for_x, for_weight, for_bias, None, None, None, None
-
-
-@torch.no_grad()
-def with_statistics(network: M, pixels: Float[Tensor, "b 3 h w"]) -> M:
-    """The network itself if it has no BatchNorm, else a copy whose statistics are those of the given images.
-
-    A random network evaluated with the statistics that BatchNorm starts with (mean 0, variance 1) is worse than it need
-    be, which flatters whatever is compared with it.
-    """
-    if not any(isinstance(m, BatchNorm) for m in network.modules()):
-        return network
-    network = copy.deepcopy(network)
-    before = [(m, m.training, m.momentum) for m in network.modules() if isinstance(m, BatchNorm)]
-    for module, _, _ in before:
-        module.reset_running_stats()
-        module.momentum = None  # a plain average
-        module.train()
-    network(pixels)
-    for module, mode, momentum in before:
-        module.train(mode)
-        module.momentum = momentum
-    return network

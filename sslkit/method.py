@@ -286,4 +286,4 @@ def _asked(name: str, term: Term, step: Step) -> Pairs:
 
 
 def _has_batch_norm(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    return any(isinstance(m, batch_norm.BatchNorm) for m in module.modules())

@@ -22,9 +22,9 @@ from sslkit.errors import ConfigError
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
 from sslkit.parameters import Within, asks_for_folder, range_of
+from sslkit.plan import Plan, plan, refuse_sources, refuse_untrained
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
-from sslkit.train import Plan, plan, refuse_sources, refuse_untrained
 from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels

@@ -6,7 +6,6 @@ import logging
 import time as clock
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,10 @@ import torch
 from sslkit import checkpoint, distributed, draws
 from sslkit.augmenters import Augmenter
 from sslkit.backbones import Backbone
-from sslkit.batch_norm import with_statistics
+from sslkit.backbones.untrained import with_statistics
 from sslkit.errors import CheckpointError, ConfigError, NotFinite
 from sslkit.evaluate import Evaluation
-from sslkit.loader import Images, Sampler, Views, batches, steps_per_epoch, usual_workers
+from sslkit.loader import Images, Sampler, Views, batches, usual_workers
 from sslkit.log import Log
 from sslkit.method import Method
 from sslkit.monitors import gallery
@@ -27,6 +26,7 @@ from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
 from sslkit.parameters import Count, Natural, Seed, parameters, refuse
 from sslkit.partners import Partners
+from sslkit.plan import plan, refuse_sources, refuse_untrained
 from sslkit.precision import Precision, autocast
 from sslkit.registry import entry
 from sslkit.schedules import Time
@@ -194,93 +194,6 @@ def _refuse_out_of_range(given: Mapping[str, Any]) -> None:
             refuse(name, given[name], parameter.hint)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long a run is: optimiser steps, how many of them pass over the data once, images of each over all ranks."""
-
-    n_steps: int
-    per_epoch: int
-    step_size: int
-
-
-def plan(
-    method: Method, n_images: int, *, batch_size: int, accumulate: int, n_epochs: int | None, n_steps: int | None
-) -> Plan:
-    """The length of a run.
-
-    Raises:
-        ConfigError: the data do not fill one step, or a term or an output layer would never be trained.
-    """
-    step_size = batch_size * distributed.world_size() * accumulate
-    per_epoch = steps_per_epoch(n_images, step_size)
-    if (n_epochs is None) == (n_steps is None):
-        raise ConfigError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")
-    n_steps = n_steps if n_steps is not None else int(n_epochs or 0) * per_epoch
-    _refuse_idle(method, n_steps, per_epoch)
-    return Plan(n_steps, per_epoch, step_size)
-
-
-def refuse_sources(method: Method, augmenter: Augmenter) -> None:
-    """Refuse views of a partner where none is drawn, and partners that no view shows.
-
-    Raises:
-        ConfigError: naming both.
-    """
-    n = augmenter.n_sources
-    if n > 2:
-        raise ConfigError(f"a view has source={n - 1}, but an item has an image (source=0) and its partner (source=1)")
-    if n == 2 and method.partners is None:
-        raise ConfigError("a view has source=1, the partner of an image, but the method draws none (Method.partners)")
-    if method.partners is None:
-        return
-    if n == 1:
-        raise ConfigError("the method draws partners (Method.partners), but no view shows one (Crop.source=1)")
-    if method.partners.memory.view == "second" and augmenter.n_global < 2:
-        raise ConfigError(f"view='second' is kept of each image, but there are {augmenter.n_global} global views")
-    if augmenter.sources[0] != 0:
-        raise ConfigError(
-            "the first view has source=1, the partner, but it is the view by which an image is known "
-            "(Method.partners): give source=1 to another one"
-        )
-
-
-def refuse_untrained(method: Method, length: Plan) -> None:
-    """Refuse a run in which a step, of those looked at, has no term that counts: there would be no gradient.
-
-    Raises:
-        ConfigError: naming the step and the terms.
-    """
-    for step in sorted({round(i * (length.n_steps - 1) / 200) for i in range(201)}):  # more would take long
-        time = Time(step, length.n_steps, length.per_epoch, length.step_size)
-        if not any(term.counts_at(time) for term in method.terms.values()):
-            raise ConfigError(
-                f"no term counts at step {step} of {length.n_steps}, where {', '.join(method.terms)} have weight 0 or "
-                f"have not started: let one of them count from the start to the end"
-            )
-
-
-def _refuse_idle(method: Method, n_steps: int, per_epoch: int) -> None:
-    """Refuse terms and partners that the run ends before, and output layers that it never trains."""
-    for name, term in method.terms.items():
-        starts = term.first_step(n_steps, per_epoch)
-        if starts >= n_steps:
-            raise ConfigError(
-                f"term {name!r} would start with step {starts} (start_epoch={term.start_epoch}, "
-                f"start_step={term.start_step}, start_fraction={term.start_fraction}, {per_epoch} steps an epoch), "
-                f"but the run has {n_steps} steps: take more, or let it start earlier"
-            )
-    if method.partners is not None and method.partners.start_epoch * per_epoch >= n_steps:
-        raise ConfigError(
-            f"partners would be drawn from start_epoch={method.partners.start_epoch} on (the memory's "
-            f"window={method.partners.memory.window} if left out), but the run has {n_steps} steps, {per_epoch} an "
-            f"epoch: take more, or let them start earlier"
-        )
-    if method.freeze_outputs_epochs * per_epoch >= n_steps:
-        raise ConfigError(
-            f"freeze_outputs_epochs={method.freeze_outputs_epochs} of {per_epoch} steps, but the run has {n_steps}"
-        )
 
 
 def _restore(

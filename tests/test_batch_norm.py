@@ -9,7 +9,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from sslkit.batch_norm import Moments, SynchronisedBatchNorm, normalised, synchronise, with_statistics
+from sslkit.backbones.untrained import with_statistics
+from sslkit.batch_norm import Moments, SynchronisedBatchNorm, normalised, synchronise
 from tests.pairings import randn
 
 LAYERS = {

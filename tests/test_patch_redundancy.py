@@ -10,7 +10,7 @@ from sslkit import config
 from sslkit.backbones.weights import IMAGENET
 from sslkit.datasets import Scenes
 from sslkit.evaluate import PatchRedundancy
-from sslkit.evaluate.patch_redundancy import PENALTIES, _ridge, _solved, _squared_error, _Sums
+from sslkit.evaluate.ridge import PENALTIES, Sums, fitted, solved, squared_error
 from sslkit.types import Sample
 
 SIDE = 2
@@ -217,9 +217,9 @@ def test_the_regression_from_sums_is_the_one_from_rows():
     classes = torch.tensor([0, 10, 20])
     fit, other = rows_and_labels(30, 4, 0), rows_and_labels(20, 4, 1)
     for penalty in PENALTIES:
-        weight = _solved(_Sums.of(*fit), classes, penalty)
+        weight = solved(Sums.of(*fit), classes, penalty)
         torch.testing.assert_close(weight, stacked(*fit, penalty), rtol=1e-8, atol=1e-10)
-        torch.testing.assert_close(_squared_error(weight, _Sums.of(*other), classes), error(weight, *other))
+        torch.testing.assert_close(squared_error(weight, Sums.of(*other), classes), error(weight, *other))
 
 
 @pytest.mark.parametrize("told, expected", [(0.0, 100), (0.5, 10), (1.0, 1)])
@@ -228,7 +228,7 @@ def test_the_penalty_is_the_best_on_the_part_held_out_and_then_all_rows_are_fitt
     rows[..., 0] += told * labels[:, None] / 10
     others[..., 0] += told * of_others[:, None] / 10
     held_out = others, of_others
-    found = _ridge(_Sums.of(rows, labels), _Sums.of(*held_out))
+    found = fitted(Sums.of(rows, labels), Sums.of(*held_out))
     best = min(PENALTIES, key=lambda penalty: float(error(stacked(rows, labels, penalty), *held_out)))
     assert found.penalty == best == expected
     assert found.classes.tolist() == [0, 10, 20]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-
 from sslkit.aligners.base import Aligner
-from sslkit.aligners.positions import drawn, rows_of
+from sslkit.aligners.positions import with_images
 from sslkit.aligners.view_pairs import Sources, view_pairs
 from sslkit.parameters import Count
 from sslkit.registry import register
@@ -43,13 +41,6 @@ class ImageToPatch(Aligner):
         self.views, self.sources, self.n_positions = views, sources, n_positions
 
     def forward(self, step: Step) -> Pairs:
-        b, device = len(step.batch.index), step.batch.index.device
-        item = torch.arange(b, device=device)[:, None]
-        i, j, weight = [], [], []
-        pairs = view_pairs(step, self.sources, same_view=self.views == "same")
-        for s, t in pairs:
-            places = drawn(step, step.teacher, t, self.n_positions)
-            i.append((s * b + item).expand_as(places).flatten())
-            j.append(rows_of(step.teacher, t, places).flatten())
-            weight.append(torch.full((places.numel(),), 1 / (len(pairs) * places.numel()), device=device))
-        return Pairs(step.student.image, step.teacher.patch, torch.cat(i), torch.cat(j), torch.cat(weight))
+        views = [(t, s) for s, t in view_pairs(step, self.sources, same_view=self.views == "same")]
+        patch, image, weight = with_images(step, step.teacher, views, self.n_positions)
+        return Pairs(step.student.image, step.teacher.patch, image, patch, weight)

@@ -1,9 +1,11 @@
-"""Which patches of a view are compared."""
+"""Which patches of a view are compared, and with the vector of which image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sslkit import draws
@@ -31,3 +33,25 @@ def rows_of(features: Features, view: int, places: Int[Tensor, "b p"]) -> Int[Te
     b = len(places)
     item = torch.arange(b, device=places.device)[:, None]
     return b * sum(sizes[:view]) + item * sizes[view] + places
+
+
+def with_images(
+    step: Step, patches: Features, views: Sequence[tuple[int, int]], n_positions: int | None
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """Rows of patches, the rows of the image vectors that they are compared with, and weights of sum 1.
+
+    Pairs of views weigh the same, and so do the patches of a view.
+
+    Args:
+        patches: the features that the patches are of.
+        views: of the patches and of the image vector.
+    """
+    b, device = len(step.batch.index), step.batch.index.device
+    item = torch.arange(b, device=device)[:, None]
+    patch, image, weight = [], [], []
+    for here, there in views:
+        places = drawn(step, patches, here, n_positions)
+        patch.append(rows_of(patches, here, places).flatten())
+        image.append((there * b + item).expand_as(places).flatten())
+        weight.append(torch.full((places.numel(),), 1 / (len(views) * places.numel()), device=device))
+    return torch.cat(patch), torch.cat(image), torch.cat(weight)

@@ -16,9 +16,10 @@ from sslkit.launch.job import ready
 from sslkit.loader import Images, Views
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
+from sslkit.plan import plan
 from sslkit.precision import autocast
 from sslkit.schedules import Time
-from sslkit.train import device_of, gradients, plan
+from sslkit.train import device_of, gradients
 
 N_STEPS = 3  # the first one warms up, the others are timed
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,15 +14,14 @@ from sslkit import draws, ops
 from sslkit.evaluate.base import Backbone, evaluating, outputs_at
 from sslkit.evaluate.classification import Classification
 from sslkit.evaluate.pixels import normalised
+from sslkit.evaluate.ridge import Ridge, Sums, fitted
 from sslkit.evaluate.samples import Samples, Subset
 from sslkit.parameters import Count, Natural, Seed
 from sslkit.registry import register
 
 USE = "patch redundancy"
 HELD_OUT = 5  # one training image in so many chooses the penalty
-PENALTIES = tuple(10.0**e for e in range(-6, 3))  # times the mean variance of a feature
 RESOLUTION = 1e-6  # of its length: what is left of a patch beside the mean patch and shorter is rounding
-ROWS = 4096  # scored at a time
 
 
 @register("evaluate")
@@ -137,23 +135,23 @@ class PatchRedundancy(Classification):
         super().check(backbone)
         _refuse_single(outputs_at(backbone, self.image_size)[1], self.image_size)
 
-    def _fitted(self, backbone: Backbone, device: torch.device) -> tuple[_Ridge, _Ridge]:
+    def _fitted(self, backbone: Backbone, device: torch.device) -> tuple[Ridge, Ridge]:
         """Regressions from single patches and from image vectors."""
         indices = torch.tensor(self.train.indices)
         order = draws.uniform(self.seed, 0, indices, 1, f"{USE} held out")[:, 0].argsort(stable=True)
         held_out = indices[order[: max(1, len(indices) // HELD_OUT)]]
-        sums: dict[tuple[str, bool], _Sums] = {}
+        sums: dict[tuple[str, bool], Sums] = {}
         for images, patches, _, labels, index in self._features(self.train, backbone, device):
             is_out = torch.isin(index, held_out)
             for out in (False, True):
                 chosen = is_out == out
                 for name, rows in (("patch", patches), ("image", images[:, None])):
-                    here = _Sums.of(rows[chosen.to(device)], labels[chosen])
+                    here = Sums.of(rows[chosen.to(device)], labels[chosen])
                     sums[name, out] = sums[name, out] + here if (name, out) in sums else here
-        return _ridge(sums["patch", False], sums["patch", True]), _ridge(sums["image", False], sums["image", True])
+        return fitted(sums["patch", False], sums["patch", True]), fitted(sums["image", False], sums["image", True])
 
     def _measured(
-        self, patch: _Ridge, image: _Ridge, backbone: Backbone, device: torch.device
+        self, patch: Ridge, image: Ridge, backbone: Backbone, device: torch.device
     ) -> dict[str, float | int | list[Any]]:
         """What validation images say, beside what was learnt from the training images."""
         alike, right = _Alike(patch.mean, len(self.val), self.seed), _Right(patch, image)
@@ -266,7 +264,7 @@ class _Cosines:
 class _Right:
     """How often single patches, their votes and image vectors tell the label."""
 
-    def __init__(self, patch: _Ridge, image: _Ridge):
+    def __init__(self, patch: Ridge, image: Ridge):
         self.patch, self.image = patch, image
         self.by_patch: list[Bool[Tensor, "b n"]] = []
         self.by_vote: list[Bool[Tensor, " b"]] = []
@@ -296,79 +294,3 @@ class _Right:
             "accuracy_by_position": patch.tolist(),
             "grid": list(self.grid),
         }
-
-
-# Ridge regression onto one-hot labels, from sums over rows
-
-
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """All that the regression needs of rows, each of which has a one behind it: counts and means are among the sums."""
-
-    products: Float[Tensor, "e e"]  # of rows with themselves
-    by_label: dict[int, Float[Tensor, " e"]]  # of the rows of each label
-
-    @staticmethod
-    def of(rows: Float[Tensor, "b n d"], labels: Int[Tensor, " b"]) -> _Sums:
-        """Rows of `b` images, each row with the label of its image; labels are on the host."""
-        rows = F.pad(rows, (0, 1), value=1.0)
-        of_image = rows.sum(dim=1)
-        by_label = {y: of_image[(labels == y).to(rows.device)].sum(dim=0) for y in labels.unique().tolist()}
-        return _Sums(rows.flatten(0, 1).mT @ rows.flatten(0, 1), by_label)
-
-    def __add__(self, other: _Sums) -> _Sums:
-        by_label = self.by_label | {y: x + self.by_label.get(y, 0.0) for y, x in other.by_label.items()}
-        return _Sums(self.products + other.products, by_label)
-
-    def with_labels(self, classes: Int[Tensor, " c"]) -> Float[Tensor, "e c"]:
-        """Products of rows with their one-hot labels."""
-        none = torch.zeros_like(self.products[0])
-        return torch.stack([self.by_label.get(y, none) for y in classes.tolist()], dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Ridge:
-    """Rows, with a one behind them, to scores of classes."""
-
-    weight: Float[Tensor, "e c"]
-    classes: Int[Tensor, " c"]  # their labels, rising, on the host
-    penalty: float  # over the mean variance of a feature
-    mean: Float[Tensor, " d"]  # of the rows fitted to
-
-    def says(self, rows: Float[Tensor, "*b d"]) -> Int[Tensor, "*b"]:
-        """The number of the class of the largest score."""
-        parts = F.pad(rows, (0, 1), value=1.0).flatten(0, -2).split(ROWS)
-        return torch.cat([(part @ self.weight).argmax(dim=1) for part in parts]).view(rows.shape[:-1])
-
-
-def _ridge(fit: _Sums, held_out: _Sums) -> _Ridge:
-    """The regression on all rows with the penalty that, fitted to some, has the least squared error on the others."""
-    both = fit + held_out
-    classes = torch.tensor(sorted(both.by_label))
-    errors = [_squared_error(_solved(fit, classes, penalty), held_out, classes) for penalty in PENALTIES]
-    penalty = PENALTIES[int(torch.stack(errors).argmin())]
-    mean = both.products[-1, :-1] / both.products[-1, -1]
-    return _Ridge(_solved(both, classes, penalty), classes, penalty, mean)
-
-
-def _solved(sums: _Sums, classes: Int[Tensor, " c"], penalty: float) -> Float[Tensor, "e c"]:
-    """Weights of least squared error plus `penalty` times the mean variance of a feature times their squares.
-
-    The last row is the offset, which nothing penalises.
-    """
-    total, n = sums.products[-1, :-1], sums.products[-1, -1]
-    cross = sums.with_labels(classes)
-    share = cross[-1] / n
-    scatter = sums.products[:-1, :-1] - torch.outer(total, total) / n
-    rounding = torch.finfo(scatter.dtype).eps * sums.products.trace()  # constant features have no variance
-    ridge = penalty * scatter.trace().clamp(min=rounding) / len(scatter)
-    weight = torch.linalg.solve(
-        scatter + ridge * torch.eye(len(scatter)).to(scatter), cross[:-1] - torch.outer(total, share)
-    )
-    return torch.cat([weight, (share - total / n @ weight)[None]])
-
-
-def _squared_error(weight: Float[Tensor, "e c"], sums: _Sums, classes: Int[Tensor, " c"]) -> Float[Tensor, ""]:
-    """Sum over the rows of |score - one-hot label| squared."""
-    cross = (weight * sums.with_labels(classes)).sum()
-    return sums.products[-1, -1] - 2 * cross + (weight * (sums.products @ weight)).sum()

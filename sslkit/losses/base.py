@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sslkit.component import Component
 from sslkit.parameters import Within
-from sslkit.precision import wide as wide
 from sslkit.schedules import Scheduled
 from sslkit.types import Pairs, Rows
 

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import precision
-from sslkit.losses.base import Loss, refuse_unlike, wide
+from sslkit.losses.base import Loss, refuse_unlike
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 

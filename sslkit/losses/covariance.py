@@ -6,8 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import precision
-from sslkit.losses.base import Loss, wide
+from sslkit.losses.base import Loss
 from sslkit.losses.spread import Spread
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 

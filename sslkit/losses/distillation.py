@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sslkit import precision
-from sslkit.losses.base import Loss, Temperature, refuse_unlike, wide
+from sslkit.losses.base import Loss, Temperature, refuse_unlike
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sslkit import distributed, precision
 from sslkit.distributed import Scope
-from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike, wide
+from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import distributed, precision
-from sslkit.losses.base import Loss, Temperature, wide
+from sslkit.losses.base import Loss, Temperature
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from sslkit import distributed, ops, precision
 from sslkit.distributed import Scope
-from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike, wide
+from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike
 from sslkit.parameters import Count
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
 
