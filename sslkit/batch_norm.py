@@ -146,7 +146,10 @@ def measured(norm: BatchNorm, moments: Moments) -> Moments:
         moments = moments.over_ranks()
     n = int(moments.count)
     if n == 1:
-        raise ValueError(f"BatchNorm of {len(moments.mean)} channels measures 1 row in training, but it needs more")
+        raise ValueError(
+            f"BatchNorm of {len(moments.mean)} channels measures 1 row in training, but it needs more: "
+            f"take larger batches (batch_size)"
+        )
     if norm.training and norm.track_running_stats:
         _track(norm, moments, n)
     return moments

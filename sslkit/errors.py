@@ -10,7 +10,7 @@ class CheckpointError(RuntimeError):
 
 
 class NotFinite(RuntimeError):
-    """A loss is NaN or infinite; the message says where its batch and the state before it were saved."""
+    """A loss or a feature is NaN or infinite; the message says where that shows, and what was saved."""
 
 
 class Refused(RuntimeError):

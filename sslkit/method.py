@@ -78,6 +78,7 @@ class Method(Component):
                 )
         for head, width in zip(heads, widths.taken(backbone, heads, terms, searches or {}), strict=True):
             head.build(width)
+        _refuse_unlearnt(heads, terms, searches or {})
         self.student = Network(backbone, heads)
         if batch_norm_scope == "all":
             batch_norm.synchronise(self.student)
@@ -283,6 +284,18 @@ def _asked(name: str, term: Term, step: Step) -> Pairs:
             f"compared with head={term.target_head!r}"
         )
     return pairs
+
+
+def _refuse_unlearnt(heads: Sequence[Head], terms: Mapping[str, Term], searches: Mapping[str, Search]) -> None:
+    """Refuse output layers of the teacher that stay what they were at random, since no loss reaches the student's."""
+    unlearnt = {name for head in heads for name in head.names} - {term.head for term in terms.values()}
+    asked = {f"the targets of term {name!r} pass target_head": term.target_head for name, term in terms.items()}
+    asked |= {f"the rows of search {name!r} pass output": search.output for name, search in searches.items()}
+    for user, output in asked.items():
+        if output in unlearnt:
+            raise ValueError(
+                f"{user}={output!r}, but no term has head={output!r}, so that it would stay random: let a term train it"
+            )
 
 
 def _has_batch_norm(module: nn.Module) -> bool:

@@ -219,6 +219,8 @@ def _is_of(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is collections.abc.Callable or hint is collections.abc.Callable:
         return callable(value)
+    if origin is type:
+        return inspect.isclass(value) and issubclass(value, args[0])
     if inspect.isclass(origin):
         return isinstance(value, origin) and not isinstance(value, str) and _holds(value, origin, args)
     return isinstance(value, hint) if inspect.isclass(hint) else hint is not None or value is None

@@ -11,6 +11,8 @@ from sslkit.loader import steps_per_epoch
 from sslkit.method import Method
 from sslkit.schedules import Time
 
+LOOKS = 200  # at a run
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -19,6 +21,13 @@ class Plan:
     n_steps: int
     per_epoch: int
     step_size: int
+
+    def at(self, step: int) -> Time:
+        return Time(step, self.n_steps, self.per_epoch, self.step_size)
+
+    def moments(self) -> list[Time]:
+        """Steps spread over the run, the first and the last among them; to look at all would take long."""
+        return [self.at(step) for step in sorted({round(i * (self.n_steps - 1) / LOOKS) for i in range(LOOKS + 1)})]
 
 
 def plan(
@@ -68,12 +77,11 @@ def refuse_untrained(method: Method, length: Plan) -> None:
     Raises:
         ConfigError: naming the step and the terms.
     """
-    for step in sorted({round(i * (length.n_steps - 1) / 200) for i in range(201)}):  # more would take long
-        time = Time(step, length.n_steps, length.per_epoch, length.step_size)
+    for time in length.moments():
         if not any(term.counts_at(time) for term in method.terms.values()):
             raise ConfigError(
-                f"no term counts at step {step} of {length.n_steps}, where {', '.join(method.terms)} have weight 0 or "
-                f"have not started: let one of them count from the start to the end"
+                f"no term counts at step {time.step} of {length.n_steps}, where all ({', '.join(method.terms)}) have "
+                f"weight 0 or have not started: let one of them count from the start to the end"
             )
 
 

@@ -24,11 +24,11 @@ from sslkit.optimizer import Optimizer
 from sslkit.parameters import Within, asks_for_folder, range_of
 from sslkit.plan import Plan, plan, refuse_sources, refuse_untrained
 from sslkit.registry import did_you_mean
-from sslkit.schedules import Schedule, Time
+from sslkit.schedules import Schedule
 from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels
-MOMENTS, EPOCHS = 200, 2000  # of a run at which a schedule is looked at
+EPOCHS = 2000  # of a run at whose ends a schedule is looked at
 DRAWS = 8  # of masks that are compared
 
 
@@ -231,7 +231,7 @@ def _leaves(schedule: Schedule, allowed: Within, run: Plan, steps: list[int]) ->
     """How a schedule leaves its range; nothing if it does not."""
     for step in steps:
         try:
-            value = schedule(Time(step, run.n_steps, run.per_epoch, run.step_size))
+            value = schedule(run.at(step))
         except Exception as error:
             return f"has no value at step {step}: {error}"
         if value not in allowed:
@@ -241,7 +241,7 @@ def _leaves(schedule: Schedule, allowed: Within, run: Plan, steps: list[int]) ->
 
 def _moments(run: Plan) -> list[int]:
     """Steps spread over a run, and the first and last of every epoch, where what holds for epochs changes."""
-    spread = {round(i * (run.n_steps - 1) / MOMENTS) for i in range(MOMENTS + 1)}
+    spread = {time.step for time in run.moments()}
     every = -(-run.n_steps // (run.per_epoch * EPOCHS))  # of more epochs than that, not all are looked at
     starts = set(range(0, run.n_steps, run.per_epoch * every))
     return sorted(spread | starts | {step - 1 for step in starts if step})
@@ -317,7 +317,7 @@ def _step(
                 method.train().look(batch)
             else:
                 run = length or Plan(1, 1, 256)
-                method.train().set_time(Time(0, run.n_steps, run.per_epoch, run.step_size))
+                method.train().set_time(run.at(0))
                 method(batch).total.backward()
         except Exception as error:
             sizes = ", ".join(f"{v.pixels.shape[-1]} px" for v in views)

@@ -136,7 +136,7 @@ def train(
         )
         watch = _Watch(step_size)
         for step in range(first, n_steps):
-            time = Time(step=step, n_steps=n_steps, steps_per_epoch=per_epoch, batch_size=step_size)
+            time = length.at(step)
             torch.manual_seed(draws.step_seed(seed, step, distributed.rank()))
             method.set_time(time)
             optimizer.set_time(time)

@@ -119,7 +119,7 @@ def test_ranks_normalise_as_one_process_with_all_rows(ranks, split, layer, kind)
 
 def test_a_lone_row_over_all_ranks_is_refused_on_each(ranks):
     for rank in ranks:
-        assert rank["special"]["lone row"] == "BatchNorm of 3 channels measures 1 row in training, but it needs more"
+        assert rank["special"]["lone row"].startswith("BatchNorm of 3 channels measures 1 row in training, but")
 
 
 def test_no_row_on_any_rank_leaves_the_running_statistics_as_torch_does(ranks):

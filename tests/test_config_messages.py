@@ -1241,7 +1241,7 @@ CASES = [
         w/schedules.Linear.end = 1.0
         """,
         """
-        mine.gin:6: image/Term.weight = @w/schedules.Linear(): no term counts at step 0 of 400, where image have weight 0 or have not started: let one of them count from the start to the end
+        mine.gin:6: image/Term.weight = @w/schedules.Linear(): no term counts at step 0 of 400, where all (image) have weight 0 or have not started: let one of them count from the start to the end
         """,
         builds=True,
     ),

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from sslkit import config, draws
+from sslkit.errors import NotFinite
 from sslkit.evaluate import LinearProbe, linear_probe
 from sslkit.evaluate.linear_probe import SMALLEST_GRADIENT, LinearClassifier, is_right, regression
+from sslkit.evaluate.pixels import to_pixels
 from tests.labelled import SIDE, noise, of_one_colour_a_class, pixels_as_they_are
 
 
@@ -183,14 +185,16 @@ def test_an_image_is_wrong_if_its_class_has_no_image_in_train_and_refused_if_it_
     assert found["n_classes"] == 5
 
 
-def test_a_backbone_without_numbers_is_never_right():
+def test_a_backbone_without_numbers_is_refused_by_the_first_image_of_which_it_has_none():
+    pictures = noise(30, 3, seed=15)
+    seventh = to_pixels(pictures[7].image, SIDE)
+
     def broken(pixels):
         image, patches, grid = pixels_as_they_are(pixels)
-        return image * torch.nan, patches, grid
+        return image.masked_fill((pixels == seventh).flatten(1).all(dim=1)[:, None], torch.nan), patches, grid
 
-    pictures = noise(30, 3, seed=15)
-    found = LinearProbe(train=pictures, val=pictures, image_size=SIDE)(broken, "cpu")
-    assert found["accuracy"] == found["train_accuracy"] == 0
+    with pytest.raises(NotFinite, match=r"NaN or infinite features of train\[7\], of which no accuracy follows"):
+        LinearProbe(train=pictures, val=pictures, image_size=SIDE)(broken, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,18 @@ def test_a_target_head_of_another_width_is_refused():
         co_byol(terms=terms, heads=heads)
 
 
+@pytest.mark.parametrize("output", ["target_head", "search"])
+def test_an_output_layer_of_the_teacher_that_no_loss_trains_is_refused(output):
+    """It would stay a copy of the student's, which stays random."""
+    heads = [Prototypes({name: 8}, hidden=9, bottleneck=5) for name in ("image", "other")]
+    target = dict(target_head="other") if output == "target_head" else {}
+    terms = {"image": Term(aligner=ImageAcrossViews(), head="image", loss=Distillation(), **target)}
+    searches = {"objects": Search(memory=Queue(8), matcher=Nearest(), level="image", output="other")}
+    user = "targets of term 'image' pass target_head" if target else "rows of search 'objects' pass output"
+    with pytest.raises(ValueError, match=f"{user}='other', but no term has head='other', so that it would stay random"):
+        method_of(terms=terms, heads=heads, clusterer=None, searches={} if target else searches)
+
+
 def test_a_search_for_regions_holds_rows_as_wide_as_patches():
     small = {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 20), "output_stride": 8}
     backbone = Timm("resnet18", options=small, patch_layer=-2)

@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from sslkit import config
 from sslkit.datasets import ImageFolder, Scenes
+from sslkit.errors import NotFinite
 from sslkit.evaluate import NearestNeighbours, nearest_neighbours
 from sslkit.evaluate.classification import numbers_of
 from sslkit.evaluate.nearest_neighbours import places
@@ -142,14 +143,14 @@ def test_five_classes_are_needed_for_the_best_five():
     assert "top5" in answer(noise(40, 5, seed=13), noise(9, 5, seed=14))
 
 
-def test_a_backbone_without_numbers_is_never_right():
+def test_a_backbone_without_numbers_is_refused():
     def broken(pixels):
         image, patches, grid = pixels_as_they_are(pixels)
         return image * torch.nan, patches, grid
 
     pictures = noise(30, 3, seed=15)
-    found = NearestNeighbours(train=pictures, val=pictures, image_size=SIDE)(broken, "cpu")
-    assert found["accuracy"] == found["accuracy@20"] == 0
+    with pytest.raises(NotFinite, match=r"NaN or infinite features of train\[0\]"):
+        NearestNeighbours(train=pictures, val=pictures, image_size=SIDE)(broken, "cpu")
 
 
 def test_numbers_of_labels_count_the_classes_and_lead_out_of_them_where_there_is_none():

@@ -149,6 +149,7 @@ FITTING = [
     ("~/data", Folder),
     (Path("data"), Folder),
     (print, Callable[..., Any]),
+    (Linear, type[Schedule] | str),
     ([1, "x"], Any),
     ([], Samples),
     (Later(Constant), Rate),

@@ -9,6 +9,7 @@ from PIL import Image
 from sslkit import config
 from sslkit.backbones.weights import IMAGENET
 from sslkit.datasets import Scenes
+from sslkit.errors import NotFinite
 from sslkit.evaluate import PatchRedundancy
 from sslkit.evaluate.ridge import PENALTIES, Sums, fitted, solved, squared_error
 from sslkit.types import Sample
@@ -297,7 +298,7 @@ def test_an_image_is_wrong_if_no_training_image_has_its_class_and_refused_if_non
 def test_features_that_are_not_finite_are_refused():
     val = noise(4, 2, 3)
     val[2, 1, 0] = math.nan
-    with pytest.raises(ValueError, match=r"the features of val from image 2 on are not all finite"):
+    with pytest.raises(NotFinite, match=r"NaN or infinite features of val\[2\]"):
         answer(noise(4, 2, 3), val, batch_size=2)
 
 

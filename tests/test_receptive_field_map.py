@@ -208,6 +208,15 @@ def test_the_picture_looks_at_as_many_images_as_it_says(tmp_path):
     assert net.seen == 2 * 4  # for the centre and for the corner
 
 
+def test_features_that_are_no_numbers_give_a_picture_that_says_so(tmp_path):
+    def broken(pixels):
+        patches = (pixels / 0).flatten(2).mT
+        return patches.mean(dim=1), patches, tuple(pixels.shape[2:])
+
+    receptive_field_map(broken, pixels_of(9, 9), tmp_path / "x.png")
+    assert size_of(tmp_path / "x.png")[1] < 200
+
+
 def test_constant_features_give_a_picture_that_says_so(tmp_path):
     def constant(pixels):
         patches = (0 * pixels).flatten(2).mT

@@ -23,6 +23,16 @@ def test_a_rehearsal_describes_steps_and_estimates_with_every_term_on():
     assert re.search(r"400 steps of 8 images \(6 an epoch\): about", said)
 
 
+def test_a_rehearsal_takes_its_steps_where_most_terms_count():
+    """The region term fades out before the end, the term across images begins after the start."""
+    fades = ["region/Term.weight = @fade/schedules.Linear()", "fade/schedules.Linear.start = 1.0"]
+    fades += ["fade/schedules.Linear.end = 0.0", "fade/schedules.Linear.fraction = 0.5"]
+    said = rehearsal.rehearse(["gin/cribo.gin"], [*TINY[:-1], *fades])
+    (found,) = re.findall(r"as in step (\d+): loss image [\d.]+, region ([\d.]+), across ([\d.]+)", said)
+    assert 6 <= int(found[0]) < 200
+    assert float(found[1]) > 0 and float(found[2]) > 0
+
+
 def test_a_rehearsal_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rehearsal.rehearse(["gin/dino.gin"], list(TINY[:-1]))

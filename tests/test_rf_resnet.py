@@ -134,6 +134,7 @@ def test_a_shortcut_that_sees_more_than_its_block_counts():
         ("resnet50_gn", "ResNet.bn1 is a GroupNorm"),
         ("vit_tiny_patch16_224", "VisionTransformer is a VisionTransformer, of which"),
         (nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)), "Sequential.1 is a AdaptiveAvgPool2d"),
+        (nn.Sequential(nn.Conv2d(3, 3, 3), nn.Softmax(dim=3)), "Sequential.1 is a Softmax, of which it is not known"),
         (nn.Conv2d(3, 3, (1, 3)), r"Conv2d has kernel_size=\(1, 3\), but it must be one number"),
         (nn.Conv2d(3, 3, 3, padding="same"), "Conv2d has padding='same', but it must be one number"),
         (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), "by which it sees the other end of the image"),
@@ -146,6 +147,12 @@ def test_what_may_see_more_than_a_window_is_refused(model, message):
             model = timm.create_model(model)
     with pytest.raises(ValueError, match=message):
         receptive_field(model)
+
+
+@pytest.mark.parametrize("act_layer", ["gelu", "prelu", "hard_mish", "mish", "tanh", "selu", nn.LeakyReLU])
+def test_activations_of_torch_and_timm_see_each_pixel_alone(act_layer):
+    model = Timm("rf29_resnet18", options=dict(channels=(4, 4, 4, 4), act_layer=act_layer)).model
+    assert model.window.size == 29
 
 
 # the networks see their windows
@@ -249,8 +256,10 @@ def test_a_kernel_size_stands_for_everything_below_it(kernels, expected):
         (dict(kernels=(3, (3, (3, 1, 1)), 1, 1)), r"kernels\[1\]\[1\]=\(3, 1, 1\), but .* each of 2 convolutions"),
         (dict(kernels=(3, (3, (3, 7)), 1, 1)), r"kernels\[1\]\[1\]=\(3, 7\), but a convolution has kernel size 1 or 3"),
         (dict(receptive_field=30), "receptive_field=30, but these layers, kernels and strides make it 29: give that"),
-        (dict(layers=(2, 2, 2)), r"layers=\(2, 2, 2\), but it must have one number for each of the 4 stages"),
-        (dict(strides=(1, 2, 2, 2, 2)), "strides=.*, but it must have one number for each of the 4 stages"),
+        (dict(layers=(2, 2, 2)), r"layers=\(2, 2, 2\), but it must have one number above 0 for each of the 4 stages"),
+        (dict(layers=2), "layers=2, but it must have one number above 0 for each of the 4 stages"),
+        (dict(channels="4444"), "channels='4444', but it must have one number above 0 for each of the 4 stages"),
+        (dict(strides=(1, 2, 2, 2, 2)), "strides=.*, but it must have one number above 0 for each of the 4 stages"),
         (dict(channels=(4, 0, 4, 4)), r"channels=\(4, 0, 4, 4\), but it must be made of numbers at least 1"),
         (dict(stride_on="1x1"), "stride_on='1x1', but a BasicBlock has no 1x1 convolution"),
         (dict(stride_on="5x5"), "stride_on='5x5', but it must be '1x1' or '3x3'"),
@@ -264,6 +273,12 @@ def test_a_kernel_size_stands_for_everything_below_it(kernels, expected):
 def test_what_does_not_fit_is_refused(options, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         timm.create_model("rf29_resnet18", **options)
+
+
+@pytest.mark.parametrize("layers", [3, (3, 4, 6)])
+def test_a_bagnet_says_what_is_wrong_with_its_layers(layers):
+    with pytest.raises(ValueError, match=re.escape(f"layers={layers!r}, but it must have one number above 0 for each")):
+        timm.create_model("bagnet17", layers=layers)
 
 
 @pytest.mark.parametrize("options", [dict(output_stride=8), dict(aa_layer="blurpc"), dict(block_args={})])
@@ -402,6 +417,21 @@ def test_what_is_exported_loads_again_where_its_module_is_imported(padding, tmp_
         torch.testing.assert_close(names["model"].eval()(pixels), backbone(pixels)[0])
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt", "padding": padding, "module": "sslkit.backbones.rf_named"}
+
+
+@pytest.mark.parametrize("name, layer", [("resnet18", 2), ("vit_tiny_patch16_224", 0)])
+def test_what_is_exported_says_which_layer_its_patches_came_out_of(name, layer, tmp_path):
+    options = dict(depth=2, embed_dim=12, num_heads=2) if "vit" in name else dict(channels=(4, 6, 8, 10))
+    backbone = Timm(name, options=options, patch_layer=layer).eval()
+    code = export_timm(backbone, tmp_path / "out", image_size=224)
+    names = {"timm": timm}
+    exec(code, names)
+    names["model"].eval()
+    pixels = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(names["patches"](pixels), backbone(pixels)[1])
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert file.metadata()["patch_layer"] == str(layer)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import nn
 
 from sslkit import config
 from sslkit.datasets import Scenes
+from sslkit.errors import NotFinite
 from sslkit.evaluate import Adversarial, Corruptions, InternalMasking, LinearProbe, Robustness
 from sslkit.evaluate.base import evaluating
 from sslkit.evaluate.perturbations import Perturbation, Shown
@@ -548,12 +549,38 @@ def test_the_training_images_are_read_once_and_never_perturbed():
 
 
 def test_without_a_right_image_there_is_no_ratio():
-    def broken(pixels):
-        image, patches, grid = pixels_as_they_are(pixels)
-        return image * torch.nan, patches, grid
-
-    found = answer({"masking": InternalMasking(sizes=(0.5,))}, backbone=broken)
+    val = of_one_colour_a_class(40, 6, seed=2)
+    val.labels = [5 - y for y in val.labels]  # all of these are wrong: 5 - y is never y
+    found = answer({"masking": InternalMasking(sizes=(0.5,))}, val=val)
     assert (found["accuracy"], found["robust_accuracy"], found["ratio"]) == (0, 0, None)
+
+
+def test_features_that_are_no_numbers_are_refused_of_images_as_they_are_and_wrong_of_perturbed_ones():
+    def broken(where):
+        def backbone(pixels):
+            image, patches, grid = pixels_as_they_are(pixels)
+            return image.masked_fill(where(pixels)[:, None], torch.nan), patches, grid
+
+        return backbone
+
+    masking, middle = {"masking": InternalMasking(sizes=(0.5,), positions=("centre",))}, SIDE // 2
+    found = answer(masking, backbone=broken(lambda pixels: pixels[:, 0, middle, middle] == 0))
+    assert found["accuracy"] == 1 and found["robust_accuracy"] == 0
+    with pytest.raises(NotFinite, match=r"NaN or infinite features of train\[0\]"):
+        answer(masking, backbone=broken(lambda pixels: pixels[:, 0, 0, 0] < torch.inf))
+
+
+def test_images_of_one_pixel_are_refused_by_corruptions_alone():
+    with pytest.raises(ValueError, match="image_size=1, but an image of one pixel cannot be corrupted"):
+        Corruptions().check(pixels_as_they_are, 1)
+    tiny = shown(squares(2, 2, 2))
+    for kind in CORRUPTIONS:
+        assert corrupted(tiny, kind, 5).shape == (2, 3, 2, 2)
+
+
+def test_strengths_that_differ_little_have_entries_of_their_own():
+    found = answer({"masking": InternalMasking(sizes=(0.1234567, 0.1234568), positions=("centre",))})
+    assert list(found["masking"]["centre"])[2:] == ["0.1234567", "0.1234568"]
 
 
 class Small(nn.Module):

@@ -1,6 +1,7 @@
 """The ResNets of bounded receptive field that `timm.create_model` knows once this module is imported.
 
-Options of `RFResNet` override theirs; where they change what a patch sees, `receptive_field` has to be given as well.
+Options of `RFResNet` override theirs. Where they change what a patch sees, `receptive_field` has to be given as well,
+as a number: timm leaves out an option that is None.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck
 
-from sslkit.backbones.rf_resnet import RFResNet
+from sslkit.backbones.rf_resnet import RFResNet, refuse_other_than_stages
 
 
 def _cfg(grid: int, first_conv: str = "conv1") -> dict[str, Any]:
@@ -62,6 +63,7 @@ def rf29_resnet18(pretrained: bool = False, **options: Any) -> RFResNet:
     which is ours.
     """
     layers = options.get("layers", (2, 2, 2, 2))
+    refuse_other_than_stages(layers=layers)
     kernels = (3, 3, ((3, 1), *[1] * (layers[2] - 1)), 1)
     ours = dict(block=BasicBlock, layers=layers, kernels=kernels, stem="3x3", mlp_layers=2)
     return _create("rf29_resnet18", pretrained, ours | dict(receptive_field=29) | options)
@@ -93,7 +95,8 @@ def _bagnet(name: str, first: tuple[int, ...], seen: int, pretrained: bool, opti
     (28 x 28). Their names for the two convolutions of the stem are `conv1` and `conv2`, ours `conv1.0` and `conv1.1`.
     """
     layers = options.get("layers", (3, 4, 6, 3))
-    kernels = [(size, *[1] * (n_blocks - 1)) for size, n_blocks in zip(first, layers, strict=False)]
+    refuse_other_than_stages(layers=layers)
+    kernels = [(size, *[1] * (n_blocks - 1)) for size, n_blocks in zip(first, layers, strict=True)]
     ours = dict(block=Bottleneck, layers=layers, kernels=kernels, stem="1x1+3x3", strides=(2, 2, 2, 1))
     return _create(name, pretrained, ours | dict(receptive_field=seen) | options)
 

@@ -82,9 +82,7 @@ class RFResNet(ResNet):
         zero_init_last: bool = True,
     ):
         nn.Module.__init__(self)  # timm's would build the plain network
-        for name, given in {"layers": layers, "strides": strides, "channels": channels}.items():
-            if len(given) != 4:
-                raise ValueError(f"{name}={given!r}, but it must have one number for each of the 4 stages")
+        refuse_other_than_stages(layers=layers, strides=strides, channels=channels)
         if stride_on == "1x1" and block is BasicBlock:
             raise ValueError("stride_on='1x1', but a BasicBlock has no 1x1 convolution: its first one has the stride")
         if mlp_hidden is not None and mlp_layers < 2:
@@ -134,6 +132,18 @@ class RFResNet(ResNet):
 
 
 checked(RFResNet)
+
+
+def refuse_other_than_stages(**numbers: Any) -> None:
+    """Refuse what has not one number for each stage.
+
+    Raises:
+        ValueError: naming the argument and its value.
+    """
+    for name, given in numbers.items():
+        is_each = isinstance(given, Sequence) and all(isinstance(number, int) and number > 0 for number in given)
+        if not is_each or len(given) != 4:
+            raise ValueError(f"{name}={given!r}, but it must have one number above 0 for each of the 4 stages")
 
 
 def _stem(kind: str, in_chans: int, width: int) -> tuple[nn.Module, nn.Module]:

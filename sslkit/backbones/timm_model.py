@@ -24,6 +24,8 @@ _ELSEWHERE = {
     "pretrained": "load weights with sslkit.backbones.weights",
     "num_classes": "a backbone has no classifier, and a method has heads instead",
     "drop_path_rate": "give drop_path",
+    "features_only": "give patch_layer",
+    "checkpoint_path": "load weights with sslkit.backbones.weights",
 }
 
 
@@ -84,6 +86,8 @@ class Timm(Backbone):
         for option, instead in _ELSEWHERE.items():
             if option in self.options:
                 raise ValueError(f"options={self.options}, but {option!r} does not belong there: {instead}")
+        if self.options.get("global_pool") == "":
+            raise ValueError(f"options={self.options}, but without global_pool there is no image vector")
         self.arguments = _any_size(name) | self.options  # what timm builds this architecture from
         self.model = _create(name, self.arguments, drop_path)
         self.padding = padding
@@ -120,7 +124,7 @@ class Timm(Backbone):
         return self.dim if self.patch_layer is None else int(self.model.feature_info[self.patch_layer]["num_chs"])
 
     def _prepare_for(self, mask: Literal["token", "drop"]) -> None:
-        if not self._has_tokens:
+        if not self.has_tokens:
             raise ValueError(f"mask={mask!r}, but {self.name} has no patch tokens to hide; a ViT of timm has")
         if self.options.get("patch_drop_rate"):
             raise ValueError(f"options={self.options}, but with mask={mask!r} no other patches may be dropped")
@@ -130,7 +134,8 @@ class Timm(Backbone):
             self.model.patch_drop = hiding.AllPatches()
 
     @property
-    def _has_tokens(self) -> bool:
+    def has_tokens(self) -> bool:
+        """Whether it is a ViT, whose patches are tokens from the start."""
         is_vit = isinstance(self.model, VisionTransformer | Eva)
         return is_vit and isinstance(self.model.patch_embed, PatchEmbed)  # not one that mixes patches by convolutions
 
@@ -156,7 +161,7 @@ class Timm(Backbone):
             patches, grid = self._spread(features, pixels)
         else:  # in timm's own layout of feature maps, (b, d, h, w)
             layer = self.patch_layer
-            features, (there,) = self.model.forward_intermediates(pixels, indices=[layer], norm=self._has_tokens)
+            features, (there,) = self.model.forward_intermediates(pixels, indices=[layer], norm=self.has_tokens)
             patches, grid = there.flatten(2).mT, (there.shape[2], there.shape[3])
         return self.model.forward_head(features, pre_logits=True), patches, grid
 
@@ -176,7 +181,7 @@ class Timm(Backbone):
 
     def _refuse_unfit(self, mask: Tensor, pixels: Tensor) -> None:
         if self.mask is None:
-            better = "set Timm.mask = 'token'" if self._has_tokens else f"{self.name} has no patch tokens, take a ViT"
+            better = "set Timm.mask = 'token'" if self.has_tokens else f"{self.name} has no patch tokens, take a ViT"
             raise ValueError(f"a view has a mask, but mask=None: {better}, or leave out augmenters.Crop.masking")
         h, w = self._vit_grid(pixels)
         if mask.shape[1] != h * w:

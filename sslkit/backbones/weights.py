@@ -112,8 +112,9 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
         image_size: pixels of a side that the model was trained at; timm builds the model for it.
         provenance: texts kept in the metadata of the tensor file.
 
-    timm cannot say that a model pads by reflection (`Timm.padding`): the metadata do, and `pad_by` sets it. Nor does it
-    know an architecture that is not its own, such as `rf29_resnet18`, before the `module` of the metadata is imported.
+    timm cannot say that a model pads by reflection (`Timm.padding`): the metadata do, and `pad_by` sets it. Nor which
+    layer the patches came out of (`Timm.patch_layer`): the code takes them from there. And it does not know an
+    architecture that is not its own, such as `rf29_resnet18`, before the `module` of the metadata is imported.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = backbone.model
@@ -130,10 +131,15 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     tensors = load_file(folder / "model.safetensors")
     module = origin(backbone.name)
     metadata = {"format": "pt", "padding": backbone.padding, "module": module, **(provenance or {})}
+    if backbone.patch_layer is not None:
+        metadata["patch_layer"] = str(backbone.patch_layer)
     save_file(tensors, folder / "model.safetensors", metadata=metadata)
     steps = [f"model = timm.create_model('local-dir:{folder}', pretrained=True)"]
     if not module.startswith("timm."):
         steps.insert(0, f"import {module}")
     if backbone.padding != "zeros":
         steps.append(f"sslkit.backbones.pad_by(model, {backbone.padding!r})")
+    if backbone.patch_layer is not None:
+        options = f"indices=[{backbone.patch_layer}], norm={backbone.has_tokens}, intermediates_only=True"
+        steps.append(f"patches = lambda pixels: model.forward_intermediates(pixels, {options})[0].flatten(2).mT")
     return "; ".join(steps)

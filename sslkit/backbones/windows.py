@@ -14,17 +14,11 @@ _EACH_ALONE = (  # nothing passes between positions
     nn.Identity,
     nn.BatchNorm2d,
     nn.SyncBatchNorm,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Hardswish,
     nn.Dropout,
     nn.Dropout2d,
     DropPath,
 )
+_ACROSS = (nn.MultiheadAttention, nn.GLU, nn.Softmax, nn.Softmin, nn.LogSoftmax)  # beside activations, but see more
 _BY_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)  # these and no subclass: timm's pad by the size of the image
 
 
@@ -94,12 +88,18 @@ def _through(module: nn.Module, seen: Window, name: str) -> Window:
         if getattr(module, "padding_mode", "zeros") == "circular":
             raise ValueError(f"{name} has padding_mode='circular', by which it sees the other end of the image")
         return seen._behind(*(_side(module, what, name) for what in ("kernel_size", "stride", "padding", "dilation")))
-    if isinstance(module, _EACH_ALONE):
+    if isinstance(module, _EACH_ALONE) or _is_activation(module):
         return seen
     raise ValueError(
         f"{name} is a {type(module).__name__}, of which it is not known that it sees no more than a window; known are "
         f"convolutions, pooling by windows, BatchNorm, activations, and timm's ResNets and nn.Sequential of these"
     )
+
+
+def _is_activation(module: nn.Module) -> bool:
+    """Whether it is a function of each number alone, of torch or timm; both keep theirs in modules of that name."""
+    is_kept_there = type(module).__module__.startswith(("torch.nn.modules.activation", "timm.layers.activations"))
+    return is_kept_there and not isinstance(module, _ACROSS)
 
 
 def _chain(parts: Iterable[tuple[str, nn.Module]], seen: Window, name: str) -> Window:

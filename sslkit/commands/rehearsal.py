@@ -16,7 +16,7 @@ from sslkit.launch.job import ready
 from sslkit.loader import Images, Views
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
-from sslkit.plan import plan
+from sslkit.plan import Plan, plan
 from sslkit.precision import autocast
 from sslkit.schedules import Time
 from sslkit.train import device_of, gradients
@@ -25,7 +25,7 @@ N_STEPS = 3  # the first one warms up, the others are timed
 
 
 def rehearse(files: list[str], bindings: list[str]) -> str:
-    """Check, describe, and take a few whole steps on one batch with every term on; nothing is written.
+    """Check, describe, and take a few whole steps on one batch where most terms count; nothing is written.
 
     Raises:
         ConfigError: something is wrong with the configuration.
@@ -62,9 +62,9 @@ def _steps(
     method.to(where).train()
     optimizer.build(method)
     cast, scaler = autocast(where, precision)
-    last = Time(length.n_steps - 1, length.n_steps, length.per_epoch, length.step_size)  # by then every term is on
-    method.set_time(last)
-    optimizer.set_time(last)
+    time = _fullest(method, length)
+    method.set_time(time)
+    optimizer.set_time(time)
     took = []
     for _step in range(N_STEPS):
         _wait(where)
@@ -81,12 +81,18 @@ def _steps(
     if not torch.isfinite(outcomes[-1].total):
         raise NotFinite(f"after {N_STEPS} steps on one batch the loss is not finite ({losses})")
     return [
-        f"one batch of {batch_size} images on {where}: loss {losses}",
+        f"one batch of {batch_size} images on {where}, as in step {time.step}: loss {losses}",
         f"peak memory: {_peak(where)}",
         f"a step takes {step:.3g} s, its images {loading * accumulate:.3g} s on one processor before that",
         f"{length.n_steps} steps of {length.step_size} images ({length.per_epoch} an epoch): "
         f"about {_spell(length.n_steps * step)} if the images come fast enough, evaluations not counted",
     ]
+
+
+def _fullest(method: Method, length: Plan) -> Time:
+    """The moment of a run at which most terms count; the latest of several."""
+    terms = method.terms.values()
+    return max(length.moments(), key=lambda time: (sum(term.counts_at(time) for term in terms), time.step))
 
 
 def _wait(device: torch.device) -> None:

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from sslkit.errors import NotFinite
 
 Backbone = Callable[[Tensor], tuple[Tensor, Tensor, tuple[int, int]]]
 
@@ -22,6 +25,18 @@ class Evaluation:
 
     def check(self, backbone: Backbone) -> None:
         """Refuse with a ValueError, before the run, a backbone or settings with which it cannot work."""
+
+
+def refuse_not_finite(features: Float[Tensor, "b ..."], name: str, index: Int[Tensor, " b"]) -> None:
+    """Refuse what a backbone made of the images of these numbers in the data set `name`.
+
+    Raises:
+        NotFinite: naming the first image of which it makes NaN or infinity.
+    """
+    is_finite = features.isfinite().flatten(1).all(dim=1).cpu()
+    if not is_finite.all():
+        image = int(index.cpu()[~is_finite][0])
+        raise NotFinite(f"the backbone makes NaN or infinite features of {name}[{image}], of which no accuracy follows")
 
 
 @contextmanager

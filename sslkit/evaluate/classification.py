@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from sslkit.evaluate.base import Backbone, Evaluation, evaluating, outputs_at
+from sslkit.evaluate.base import Backbone, Evaluation, evaluating, outputs_at, refuse_not_finite
 from sslkit.evaluate.pixels import normalised, to_levels
 from sslkit.evaluate.samples import Samples, Subset, drawn
 from sslkit.types import Sample
@@ -84,11 +84,16 @@ class Classification(Evaluation):
     def vectors(
         self, chosen: Subset, backbone: Backbone, device: torch.device | str
     ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        """Image vectors on the device, in float32, and their labels on the host."""
+        """Image vectors on the device, in float32, and their labels on the host.
+
+        Raises:
+            NotFinite: one of them has NaN or infinity.
+        """
         rows, labels = [], []
         with evaluating(backbone):
-            for levels, _, label in self.batches(chosen, self.use):
+            for levels, index, label in self.batches(chosen, self.use):
                 image, _, _ = backbone(normalised(levels.to(device)))
+                refuse_not_finite(image, chosen.name, index)
                 rows.append(image.float())
                 labels.append(label)
         return torch.cat(rows), torch.cat(labels)

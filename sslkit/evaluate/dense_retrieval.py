@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from sslkit import draws
-from sslkit.evaluate.base import Backbone, Evaluation, evaluating, outputs_at
+from sslkit.evaluate.base import Backbone, Evaluation, evaluating, outputs_at, refuse_not_finite
 from sslkit.evaluate.pixels import to_pixels
 from sslkit.evaluate.samples import Samples, Subset, drawn
 from sslkit.evaluate.search import nearest
@@ -50,6 +50,7 @@ class DenseRetrieval(Evaluation):
     Raises:
         ValueError: an argument is out of its range; on calling, a mask is missing or has another label, or the memory
             holds fewer than `n_neighbours` patches.
+        NotFinite: on calling, a feature is NaN or infinite.
 
     Source: Towards In-Context Scene Understanding (arXiv:2306.01667) as defined by
     https://github.com/vpariza/open-hummingbird-eval. Differences: no augmentation of the memory, masks at full
@@ -150,6 +151,7 @@ class DenseRetrieval(Evaluation):
         def passed() -> tuple[Tensor, tuple[int, int], list[Tensor], Tensor]:
             pixels, masks, index = zip(*batch, strict=True)
             _, patches, grid = backbone(torch.stack(pixels).to(device))
+            refuse_not_finite(patches, name, torch.tensor(index))
             placed = [mask.to(device) for mask in masks]
             return F.normalize(patches.float(), dim=-1), grid, placed, torch.tensor(index, device=device)
 

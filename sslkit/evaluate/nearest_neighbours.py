@@ -43,6 +43,7 @@ class NearestNeighbours(Classification):
         ValueError: an argument is out of its range, there are fewer training images than neighbours, or the square is
             larger than the resized image; on calling, a sample has no label, or one that no image of `train` has,
             where `train` was used whole and has no `classes` that would explain it.
+        NotFinite: on calling, a feature is NaN or infinite.
 
     Source: instance discrimination (arXiv:1805.01978) with the settings of DINO (arXiv:2104.14294), whose images are
     resized to 256 and cut to 224 pixels. Difference: a class without a vote is not among the five of `top5`.

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sslkit import draws, ops
-from sslkit.evaluate.base import Backbone, evaluating, outputs_at
+from sslkit.evaluate.base import Backbone, evaluating, outputs_at, refuse_not_finite
 from sslkit.evaluate.classification import Classification
 from sslkit.evaluate.pixels import normalised
 from sslkit.evaluate.ridge import Ridge, Sums, fitted
@@ -64,9 +64,9 @@ class PatchRedundancy(Classification):
 
     Raises:
         ValueError: an argument is out of its range, a set has fewer than 2 images, or the square is larger than the
-            resized image; on calling, the backbone makes one patch only or numbers that are not finite, a sample has no
-            label, or one that no image of `train` has, where `train` was used whole and has no `classes` that would
-            explain it.
+            resized image; on calling, the backbone makes one patch only, a sample has no label, or one that no image of
+            `train` has, where `train` was used whole and has no `classes` that would explain it.
+        NotFinite: on calling, a feature is NaN or infinite.
 
     Source: CO-SSL (arXiv:2501.02860) finds its local representations highly redundant; how it measures that is not
     known to us, so the form is ours. Effective rank: Roy and Vetterli 2007.
@@ -178,8 +178,8 @@ class PatchRedundancy(Classification):
         for levels, index, labels in self.batches(chosen, USE):
             images, patches, grid = backbone(normalised(levels.to(device)))
             _refuse_single(patches, self.image_size)
-            if not (patches.isfinite().all() and images.isfinite().all()):
-                raise ValueError(f"the features of {chosen.name} from image {int(index[0])} on are not all finite")
+            for features in (images, patches):
+                refuse_not_finite(features, chosen.name, index)
             yield images.double(), patches.double(), grid, labels, index
 
 

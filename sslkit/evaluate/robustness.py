@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkit.evaluate.base import Backbone, Evaluation, evaluating
+from sslkit.evaluate.base import Backbone, Evaluation, evaluating, refuse_not_finite
 from sslkit.evaluate.linear_probe import LinearProbe, is_right
 from sslkit.evaluate.perturbations import Perturbation, Shown
 from sslkit.evaluate.pixels import normalised
@@ -35,6 +35,8 @@ class Robustness(Evaluation):
     Raises:
         ValueError: there is no perturbation, one has no kind or no strength, or a name is one of the results; on
             calling, as `LinearProbe`.
+        NotFinite: on calling, a feature of an image as it is is NaN or infinite. An image for which that is so only
+            when it is perturbed counts as wrong.
 
     Source: the measures under which CO-SSL (arXiv:2501.02860) reports robustness; of its protocols only the names are
     known, and all settings are ours. The ratio is the relative form of accuracy under ImageNet-C (arXiv:1903.12261).
@@ -83,14 +85,16 @@ class Robustness(Evaluation):
             for levels, index, labels in self.probe.batches(self.probe.val, "robustness"):
                 truth = self.probe.truth(labels, index.tolist(), fitted.classes)
                 shown = Shown(levels.to(device), truth.to(device), index.to(device), self.probe.seed)
-                clean += _number_right(classify(shown.levels), shown)
+                scores = classify(shown.levels)
+                refuse_not_finite(scores, self.probe.val.name, index)
+                clean += _number_right(scores, shown)
                 for name, kind, strength in right:
                     perturbed = self.perturbations[name](shown, kind, strength, classify)
                     right[name, kind, strength] += _number_right(classify(perturbed), shown)
         n_val = len(self.probe.val)
         accuracy: dict[str, Any] = {}
         for (name, kind, strength), number in right.items():
-            accuracy.setdefault(name, {}).setdefault(kind, {})[f"{strength:g}"] = number / n_val
+            accuracy.setdefault(name, {}).setdefault(kind, {})[f"{strength:.12g}"] = number / n_val
         return {"accuracy": clean / n_val, "n_val": n_val, **_summary(accuracy, clean / n_val)}
 
     def check(self, backbone: Backbone) -> None:

@@ -44,6 +44,8 @@ def receptive_field_map(
     fields = {name: effective_receptive_field(backbone, pixels, at=at) for name, at in PLACES.items()}
     if not all(field.gradient.any() for field in fields.values()):
         return message(path, "No receptive field to show", "no pixel moves the patches: the features are constant")
+    if not all(field.gradient.isfinite().all() for field in fields.values()):
+        return message(path, "No receptive field to show", "the patches, or their gradients, are NaN or infinite")
     n, _, height, width = pixels.shape
     figure = blank(12.4, 3.3 * height / width + 1.25)
     figure.suptitle(

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from sslkit.evaluate.base import Backbone
 from sslkit.evaluate.perturbations.base import Classify, Perturbation, Shown
 from sslkit.evaluate.pixels import to_levels
 from sslkit.parameters import Within
@@ -69,6 +70,15 @@ class Corruptions(Perturbation):
 
     def __call__(self, shown: Shown, kind: str, strength: float, classify: Classify) -> Float[Tensor, "b 3 h w"]:
         return _BY_KIND[kind](shown, int(strength) - 1).clamp(0, 1)
+
+    def check(self, backbone: Backbone, image_size: int) -> None:
+        """Look whether images have neighbouring pixels.
+
+        Raises:
+            ValueError: they have one pixel, which nothing can blur.
+        """
+        if image_size < 2:
+            raise ValueError(f"image_size={image_size}, but an image of one pixel cannot be corrupted")
 
 
 def _gaussian_noise(shown: Shown, at: int) -> Tensor:
