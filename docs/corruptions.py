@@ -23,7 +23,7 @@ def sheet() -> Image.Image:
     """A row for each kind: its name, the clean image, severities 1 to 5."""
     scenes = Scenes(n_images=40, size=SIDE, objects=(1, 1), scale=(0.6, 0.8), clutter=(0, 0), color_variation=0.3)
     clean = to_levels(scenes[26].image, SIDE)[None]
-    shown = Shown(clean, torch.tensor([0]), torch.tensor([26]), seed=0)
+    shown = Shown(clean, truth=torch.tensor([0]), right=torch.tensor([True]), index=torch.tensor([26]), seed=0)
     corruptions = Corruptions()
     step = SIDE + GAP
     drawn = Image.new("RGB", (MARGIN + 6 * step, 16 + len(corruptions.kinds) * step), "white")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -29,12 +30,20 @@ class Trial:
     run: Path
 
     def train(self) -> None:
-        """Train it, or go on with it, unless it is done; what it says goes to a file beside its directory."""
+        """Train it, or go on with it, unless it is done; what it says goes to a file beside its directory.
+
+        Raises:
+            ValueError: the directory holds a run of other settings.
+        """
+        self.run.parent.mkdir(parents=True, exist_ok=True)
+        kept, asked = Path(f"{self.run}.asked"), json.dumps([self.files, self.bindings, self.seed], indent=1)
+        if (kept.read_text() if kept.is_file() else asked) != asked or (self.run.exists() and not kept.is_file()):
+            raise ValueError(f"{self.run} holds a run of other settings than are asked for: move it away, or --runs")
+        kept.write_text(asked)
         if (self.run / "results.json").is_file():
             return
         words = [word for file in self.files for word in ("--gin", file)]
         words += [word for binding in self.bindings for word in ("--set", binding)]
-        self.run.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         print(f"{self.name}, seed {self.seed}: {self.run}", flush=True)
         with Path(f"{self.run}.log").open("a") as said:
@@ -66,6 +75,12 @@ def train(trials: Sequence[Trial], at_once: int) -> None:
 def points(records: Sequence[Mapping[str, float]], name: str) -> dict[int, float]:
     """The values of a number by step."""
     return {int(r["step"]): r[name] for r in records if r.get(name) is not None}
+
+
+def ended(records: Sequence[Mapping[str, float]], name: str) -> float:
+    """The value of a number that every run ends with."""
+    found = points(records, name)
+    return found[max(found)]
 
 
 def last(records: Sequence[Mapping[str, float]], name: str) -> float | None:

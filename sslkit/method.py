@@ -71,10 +71,10 @@ class Method(Component):
         if not terms:
             raise ValueError("terms={}, but a method needs at least one term")
         for name, term in terms.items():
-            if term.aligner.predicts_hidden and backbone.mask == "drop":
+            if term.aligner.reads != "images" and backbone.mask == "drop":
                 raise ValueError(
-                    f"term {name!r} compares hidden patches, but the backbone's mask='drop' leaves nothing in their "
-                    f"places: set Timm.mask = 'token'"
+                    f"term {name!r} compares the student's {term.aligner.reads}, but the backbone's mask='drop' leaves "
+                    f"nothing in the places of hidden patches: set Timm.mask = 'token'"
                 )
         for head, width in zip(heads, widths.taken(backbone, heads, terms, searches or {}), strict=True):
             head.build(width)
@@ -224,6 +224,7 @@ class Method(Component):
         if seeds is None and k <= n:
             seeds = draws.distinct(batch.seed, batch.epoch, batch.index, n, k, "clusters")
         joint = clusterer(tokens, positions, seeds)
+        labels = torch.stack(joint.argmax(dim=-1).chunk(len(views), dim=1))
         assignment = ops.per_column(torch.stack(joint.chunk(len(views), dim=1)))
         valid = (assignment > 0).any(dim=2).all(dim=0)
         static = self.static_shapes or batch.index.is_meta
@@ -242,6 +243,7 @@ class Method(Component):
         with precision.full(tokens.device):
             return Regions(
                 views=tuple(views),
+                labels=labels,
                 assignment=assignment,
                 valid=valid,
                 student=located([student.patches[v] for v in views]),

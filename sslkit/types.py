@@ -182,6 +182,7 @@ class Regions:
     """
 
     views: tuple[int, ...]
+    labels: Int[Tensor, "v b n"]  # the cluster to which most of each token belongs
     assignment: Float[Tensor, "v b n k"]  # every non-empty column sums to 1 inside its view
     valid: Bool[Tensor, "b k"]
     student: Rows
@@ -198,11 +199,9 @@ class Regions:
         return self.cluster.shape[0]
 
     def of_patches(self) -> tuple[Int[Tensor, "v b n"], Float[Tensor, "v b n"]]:
-        """Number of the region that holds each patch, and the patch's share in it; share 0 where the region is idle.
-
-        A patch that is assigned softly is held by the region of its largest share.
-        """
-        share, cluster = self.assignment.max(dim=-1)
+        """Number of the region that holds each patch, and the patch's share in it; share 0 where the region is idle."""
+        cluster = self.labels
+        share = self.assignment.gather(-1, cluster[..., None])[..., 0]
         b, k = self.valid.shape
         item = self.teacher.item[: len(self)]
         number = torch.zeros(b * k, dtype=torch.long, device=cluster.device)
@@ -294,9 +293,14 @@ class Matches:
     level: Literal["region", "image"] = "region"  # what the queries are
     output: str | None = None  # of the teacher's heads, where rows are embeddings from it; None: of the backbone
 
+    @cached_property
+    def _flat(self) -> Float[Tensor, "p*q d"]:
+        """One tensor, whoever asks: a head sees each row once."""
+        return self.rows.flatten(0, 1)
+
     def found(self, queries: Rows) -> Rows:
         """The rows that were found, plane-major, as targets of those who asked: theirs are the view and the item."""
-        return Rows(self.rows.flatten(0, 1), queries.view, queries.item, self.ids.flatten(), queries.weight)
+        return Rows(self._flat, queries.view, queries.item, self.ids.flatten(), queries.weight)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1910,7 +1910,7 @@ CASES = [
         backbones.Timm.mask = 'drop'
         """,
         """
-        gin/base/dino.gin:5: Method.backbone = @backbones.Timm(): Method refuses: term 'patch' compares hidden patches, but the backbone's mask='drop' leaves nothing in their places: set Timm.mask = 'token'
+        gin/base/dino.gin:5: Method.backbone = @backbones.Timm(): Method refuses: term 'patch' compares the student's patches, but the backbone's mask='drop' leaves nothing in the places of hidden patches: set Timm.mask = 'token'
         """,
         base="gin/ibot.gin",
         builds=True,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sslkit import config
 from sslkit.errors import ConfigError
 from sslkit.launch.job import ready
+from sslkit.loader import Views
 from sslkit.monitors import gallery
 from tests.short_runs import SHORT, trained
 
@@ -104,8 +106,15 @@ def test_a_clusterer_over_an_image_and_its_partner_is_refused():
 
 
 def test_whole_images_are_one_region_each():
-    settings = config.load(["gin/hybrids/cribo_whole_images.gin"], SHORT)
-    assert settings.build("train")["method"].clusterer.n_clusters == 1
+    method, data, augmenter = config.load(["gin/hybrids/cribo_whole_images.gin"], SHORT).part(
+        "train", "method", "data", "augmenter"
+    )
+    step = method.eval().look(Views(data, augmenter, 0, augmenter.n_global).first(5))
+    regions = step.regions
+    assert len(regions) == 5 and regions.cluster.tolist() == [0] * 5
+    for features, rows in ((step.student, regions.student), (step.teacher, regions.teacher)):
+        means = torch.cat([features.patches[view].mean(dim=1) for view in regions.views])
+        torch.testing.assert_close(rows.rows, means)
 
 
 @pytest.mark.parametrize("file", ["gin/hybrids/cribo_partner.gin", "gin/hybrids/cribo_whole_images.gin"])

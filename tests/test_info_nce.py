@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightly.loss import NTXentLoss
 
 from sslkit.contracts import LossContract
-from sslkit.losses import InfoNCE
+from sslkit.losses import InfoNCE, info_nce
 from sslkit.types import Pairs, Rows
 from tests.pairings import across_views, loss_and_gradient, randn, random_pairs
 
@@ -133,6 +133,18 @@ def test_negatives_as_near_as_the_target_cost_the_log_of_the_number_of_candidate
     for negatives in NEGATIVES:
         loss = InfoNCE(negatives=negatives)(torch.ones(8, 3), torch.ones(8, 3), Pairs.diagonal(8))
         assert loss.item() == pytest.approx(math.log(8), rel=1e-6)
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("held", [1, 50, 200])
+def test_looking_at_some_pairs_at_a_time_changes_nothing(negatives, held, monkeypatch):
+    pairs, prediction, target = random_pairs(60, 12, 17), randn(12, 5), randn(17, 5, seed=1)
+    expected = loss_and_gradient(InfoNCE(negatives=negatives), prediction, target, pairs)
+    monkeypatch.setattr(info_nce, "AT_ONCE", held)
+    for here, there in zip(
+        loss_and_gradient(InfoNCE(negatives=negatives), prediction, target, pairs), expected, strict=True
+    ):
+        torch.testing.assert_close(here, there)
 
 
 def test_the_gradient_agrees_with_finite_differences():

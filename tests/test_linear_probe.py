@@ -107,6 +107,22 @@ def test_chunks_of_rows_do_not_change_the_classifier(n_rows, monkeypatch):
     torch.testing.assert_close(regression(rows, truth, 4, 1e-2).weight, expected.weight, atol=1e-4, rtol=0)
 
 
+def test_a_feature_that_varies_by_rounding_alone_says_nothing():
+    """Brought to deviation 1 it would turn the smallest change of an image into a large one."""
+    rows, truth = rows_and_classes()
+    still = torch.full((len(rows), 1), 0.1)
+    still[::3] = torch.nextafter(still[::3], torch.ones(()))
+    classifier = regression(torch.cat([rows, still], dim=1), truth, 4, 1e-2)
+    moved = classifier(torch.cat([rows, still + 0.01], dim=1)) - classifier(torch.cat([rows, still], dim=1))
+    assert moved.abs().max() < 1e-6
+
+
+def test_a_classifier_that_is_stopped_before_its_minimum_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(linear_probe, "ROUNDS", 2)
+    regression(*rows_and_classes(), 4, 1e-4)
+    assert "penalty=0.0001 was stopped after 2 rounds" in caplog.text
+
+
 def test_scores_are_linear_and_pass_their_gradient_to_the_vectors():
     weight, bias = torch.tensor([[1.0, -2], [0, 4]]).double(), torch.tensor([0.5, 0]).double()
     classifier = LinearClassifier(weight, bias, torch.tensor([1.0, 2]).double(), torch.tensor([2.0, 4]).double())

@@ -339,7 +339,7 @@ def test_an_image_term_trains_on_what_is_left_when_patches_are_dropped():
 
 
 def test_dropped_patches_cannot_be_predicted():
-    with pytest.raises(ValueError, match=r"term 'patch' compares hidden patches, but .* mask='drop' .*'token'"):
+    with pytest.raises(ValueError, match=r"term 'patch' compares the student's patches, but .* mask='drop' .*'token'"):
         method_of(mask="drop")
 
 

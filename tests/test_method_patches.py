@@ -8,8 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslkit.aligners import ImageAcrossViews, ImageToPatch, PatchToImage, PatchToMatch, PatchToRegion
+from sslkit.aligners import (
+    ImageAcrossViews,
+    ImageToPatch,
+    PatchToImage,
+    PatchToMatch,
+    PatchToRegion,
+    RegionAcrossImages,
+    RegionAcrossViews,
+)
 from sslkit.backbones import Timm
+from sslkit.clusterers.base import Clusterer
 from sslkit.heads import Projector, Prototypes
 from sslkit.losses import Cosine, Distillation
 from sslkit.matchers import Nearest
@@ -197,6 +206,51 @@ def test_one_view_of_an_image_beside_others_of_its_partner_has_no_regions():
     method = method_of(terms=terms_of(("region",)))
     with pytest.raises(ValueError, match=r"only view .0. of 2 shows it, the others its partner"):
         method(batch_of(source=(0, 1, 0, 0)))
+
+
+class Soft(Clusterer):
+    """A plan that is given, whatever the tokens."""
+
+    def __init__(self, plan):
+        super().__init__(plan.shape[-1])
+        self.plan = plan
+
+    def assign(self, tokens, positions, seeds):
+        return self.plan.expand(len(tokens), -1, -1)
+
+
+def test_a_patch_that_is_assigned_softly_is_held_by_the_region_that_has_most_of_it():
+    """And not by a small one, of which even little is a large share."""
+    n = method_of().look(batch_of()).student.patches[0].shape[1]
+    plan = torch.tensor([0.9, 0.1]).repeat(2 * n, 1)
+    plan[1] = torch.tensor([0.6, 0.4])
+    step = method_of(clusterer=Soft(plan)).look(batch_of())
+    number, share = step.regions.of_patches()
+    assert torch.equal(step.regions.cluster[number], torch.zeros_like(number))
+    expected = plan[:n, 0] / plan[:n, 0].sum()
+    torch.testing.assert_close(share[0], expected.expand_as(share[0]))
+
+
+def test_what_two_terms_find_passes_their_head_once():
+    terms = {
+        "region": Term(aligner=RegionAcrossImages("objects"), head="region", loss=Distillation()),
+        "patch": Term(aligner=PatchToMatch("objects"), head="region", loss=Distillation()),
+    }
+    method = method_of(terms=terms, heads=[Prototypes({"region": 7}, hidden=9, bottleneck=5)])
+    step(method, [batch_of()])
+    seen = []
+    method.teacher.heads[0].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    (outcome,) = step(method, [batch_of(1)], at=1)
+    found = outcome.step.matches["objects"].rows
+    assert len(seen) == 1 and 0 < seen[0] <= found.shape[0] * found.shape[1]
+
+
+@pytest.mark.parametrize("aligner", [PatchToImage(), PatchToRegion(), RegionAcrossViews()])
+def test_patches_that_do_not_pass_the_network_cannot_be_compared(aligner):
+    backbone = Timm("vit_tiny_patch16_224", options={"img_size": 32, "depth": 1}, mask="drop")
+    what = aligner.reads
+    with pytest.raises(ValueError, match=f"term 'x' compares the student's {what}, but the backbone's mask='drop'"):
+        method_of(backbone=backbone, terms={"x": Term(aligner=aligner, head="region", loss=Distillation())})
 
 
 def test_patches_of_small_views_have_no_region_and_predict_whole_images():

@@ -39,7 +39,14 @@ def regions_of(labels, k):
         weight=torch.ones(len(item)),
     )
     return Regions(
-        tuple(range(len(labels))), assignment, valid, rows, rows, kept % k, torch.zeros(len(labels), len(kept), 2)
+        tuple(range(len(labels))),
+        labels,
+        assignment,
+        valid,
+        rows,
+        rows,
+        kept % k,
+        torch.zeros(len(labels), len(kept), 2),
     )
 
 

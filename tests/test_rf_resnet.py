@@ -135,6 +135,10 @@ def test_a_shortcut_that_sees_more_than_its_block_counts():
         ("vit_tiny_patch16_224", "VisionTransformer is a VisionTransformer, of which"),
         (nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)), "Sequential.1 is a AdaptiveAvgPool2d"),
         (nn.Sequential(nn.Conv2d(3, 3, 3), nn.Softmax(dim=3)), "Sequential.1 is a Softmax, of which it is not known"),
+        (
+            nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)),
+            "Sequential.0 has no running statistics, so that",
+        ),
         (nn.Conv2d(3, 3, (1, 3)), r"Conv2d has kernel_size=\(1, 3\), but it must be one number"),
         (nn.Conv2d(3, 3, 3, padding="same"), "Conv2d has padding='same', but it must be one number"),
         (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), "by which it sees the other end of the image"),

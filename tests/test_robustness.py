@@ -2,6 +2,7 @@ import colorsys
 import io
 import math
 import runpy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,10 +29,11 @@ DRAWN = (*NOISE, "glass_blur", "motion_blur")
 BLURS = ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur")
 
 
-def shown(levels, *, index=None, truth=None, seed=0):
+def shown(levels, *, index=None, truth=None, seed=0, classify=None):
     n = len(levels)
     index, truth = (torch.arange(n) if x is None else torch.as_tensor(x) for x in (index, truth))
-    return Shown(levels, truth, index, seed)
+    right = torch.ones(n, dtype=torch.bool) if classify is None else classify(levels).argmax(dim=1) == truth
+    return Shown(levels, truth, right, index, seed)
 
 
 def scenes(n=6, size=64):
@@ -103,13 +105,13 @@ def test_nothing_is_drawn_twice():
             asked.append(use)
             return super().uniform(n, use)
 
-    images = Recording(squares(2, 9, 9), torch.tensor([0, 1]), torch.tensor([0, 1]), 0)
+    right = torch.ones(2, dtype=torch.bool)
+    images = Recording(squares(2, 9, 9), torch.tensor([0, 1]), right, torch.tensor([0, 1]), 0)
     for kind in CORRUPTIONS:
         corrupted(images, kind, 3)
     masked(images, "random", 0.5)
     plane = Plane((9, 9))
-    truth = plane(images.levels).argmax(dim=1)
-    Adversarial()(Recording(images.levels, truth, images.index, 0), "pgd", 1.0, plane)
+    Adversarial()(replace(images, truth=plane(images.levels).argmax(dim=1)), "pgd", 1.0, plane)
     assert len(asked) == len(set(asked)) == 3 + 3 + 1 + 1 + 1  # noise, glass in three rounds, motion, masks, starts
 
 
@@ -381,7 +383,7 @@ def network(seed=0):
 @pytest.mark.parametrize("radius", [0.0, 1.0, 30.0])
 def test_no_level_leaves_the_radius_or_the_range(kind, radius):
     model = network()
-    images = shown(squares(9, 6, 6), truth=[0, 1, 2, 3, 0, 1, 2, 3, 4])
+    images = shown(squares(9, 6, 6), truth=[0, 1, 2, 3, 0, 1, 2, 3, 4], classify=model)
     found = Adversarial(n_steps=3, step=2.0)(images, kind, radius, model)
     assert (found - images.levels).abs().max() <= radius / 255 + 1e-6
     assert found.min() >= 0 and found.max() <= 1
@@ -409,17 +411,18 @@ def test_images_that_are_wrong_already_are_left_alone():
     truth[:3] = torch.tensor([2, 2, 2])  # a class that the classifier does not have
     wrong = plane(right.levels).argmax(dim=1) != truth
     for kind in ("fgsm", "pgd"):
-        found = Adversarial()(shown(right.levels, truth=truth), kind, 8.0, plane)
+        found = Adversarial()(shown(right.levels, truth=truth, classify=plane), kind, 8.0, plane)
         changed = (found != right.levels).flatten(1).any(dim=1)
         assert torch.equal(changed, ~wrong)
-    nobody = shown(right.levels, truth=torch.full((40,), 2))
+    nobody = shown(right.levels, truth=torch.full((40,), 2), classify=plane)
     assert torch.equal(Adversarial()(nobody, "pgd", 8.0, plane), right.levels)
 
 
 def test_starts_of_pgd_are_drawn_by_image_and_lie_within_the_radius():
     plane = Plane((6, 7))
     images = pictures_right_of(plane)
-    images = Shown(0.2 + 0.6 * images.levels, plane(0.2 + 0.6 * images.levels).argmax(dim=1), images.index, 0)
+    levels = 0.2 + 0.6 * images.levels
+    images = shown(levels, truth=plane(levels).argmax(dim=1))
     started = []
 
     def recording(levels):
@@ -428,12 +431,12 @@ def test_starts_of_pgd_are_drawn_by_image_and_lie_within_the_radius():
 
     attack = Adversarial(n_steps=1)
     expected = attack(images, "pgd", 8.0, recording)
-    change = (started[1] - images.levels) * 255 / 8  # of the second call: the first looks who is right
+    change = (started[0] - images.levels) * 255 / 8
     assert change.abs().max() <= 1 + 1e-5 and change.std().item() == pytest.approx(1 / math.sqrt(3), abs=0.02)
     order = torch.tensor([7, 30, 2])
-    some = Shown(images.levels[order], images.truth[order], images.index[order], 0)
+    some = shown(levels[order], truth=images.truth[order], index=order)
     torch.testing.assert_close(attack(some, "pgd", 8.0, plane), expected[order], atol=1e-6, rtol=0)
-    assert not torch.equal(attack(Shown(*list(vars(images).values())[:3], 1), "pgd", 8.0, plane), expected)
+    assert not torch.equal(attack(replace(images, seed=1), "pgd", 8.0, plane), expected)
 
 
 def test_a_step_goes_along_the_sign_of_the_gradient_and_nowhere_without_one():

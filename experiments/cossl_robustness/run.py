@@ -9,6 +9,7 @@ the runs lie in runs/cossl_robustness/.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -116,7 +117,8 @@ def evaluated(trial: Trial, data: Path, names: Sequence[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         protocol, own = PROTOCOLS[name]
-        kept = trial.run / f"{name}.json"
+        settings = hashlib.sha256(repr((protocol, own, str(data))).encode()).hexdigest()[:8]
+        kept = trial.run / f"{name}_{settings}.json"
         if not kept.is_file():
             words = ["evaluate", str(trial.run), "--protocol", protocol, "--data", str(data)]
             words += [word for binding in own for word in ("--set", binding)]

@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from experiments.trials import Trial, last, options, points, spread, train
+from experiments.trials import Trial, ended, last, options, points, spread, train
 
 HERE = Path(__file__).parent
 SHARED = "experiments/hybrids/shared.gin"
@@ -53,19 +53,13 @@ def main() -> None:
     }
     train(list(trials.values()), asked.at_once)
     records = {name: [trials[name, seed].records() for seed in range(asked.seeds)] for name in methods}
-    miou = {name: [100 * ended(run) for run in runs] for name, runs in records.items()}
+    miou = {name: [100 * ended(run, "dense/miou") for run in runs] for name, runs in records.items()}
     for_all = [100 * points(run, "dense/miou")[0] for run in records["CrIBo"]]
     vit = [100 * points(run, "dense/miou")[0] for run in records["CrIBo on a ViT"]]
     said = table(miou, {"random backbone": for_all, "random ViT": vit}, records)
     (HERE / "table.md").write_text(said)
     plot(records)
     print(said)
-
-
-def ended(run: list[dict]) -> float:
-    """The last mIoU of a run."""
-    found = points(run, "dense/miou")
-    return found[max(found)]
 
 
 def table(miou: dict[str, list[float]], random: dict[str, list[float]], records: dict[str, list[list[dict]]]) -> str:
@@ -108,7 +102,7 @@ def plot(records: dict[str, list[list[dict]]]) -> None:
     for y, (name, runs) in enumerate(records.items()):
         color = "#c8324b" if name == "naive" else "#2f8f5b" if name in HYBRIDS else "#3a6ea5"
         before = statistics.mean(100 * points(run, "dense/miou")[0] for run in runs)
-        after = [100 * ended(run) for run in runs]
+        after = [100 * ended(run, "dense/miou") for run in runs]
         axis.plot([before, statistics.mean(after)], [y, y], color=color, linewidth=2, alpha=0.4)
         axis.plot(before, y, "|", color="#777777", markersize=12, label=None if y else "before training, mean")
         axis.plot(after, [y] * len(after), "o", color=color, markersize=6)

@@ -16,7 +16,6 @@ class Aligner(Component):
     reads: ClassVar[Reads] = "images"  # which of the student's rows it compares, for those who draw or describe it
     targets: ClassVar[Reads | None] = None  # which of the teacher's; None: what it reads, or what its search looks for
     search: str | None = None  # of the method, whose matches it uses
-    predicts_hidden: ClassVar[bool] = False  # whether it compares patches that a mask hides from the student
 
     def forward(self, step: Step) -> Pairs:
         raise NotImplementedError

@@ -29,7 +29,6 @@ class MaskedPatches(Aligner):
     """
 
     reads = "patches"
-    predicts_hidden = True
 
     def __init__(self, *, normalise: Literal["masked", "all"] = "masked", scope: Scope = "all"):
         super().__init__()

@@ -18,7 +18,8 @@ class PatchToRegion(Aligner):
     """Every patch of a student view predicts the region that holds it, as each other teacher view shows this region.
 
     A patch counts by its share in its region, so that regions of a hard assignment weigh the same whatever their size;
-    with `n_positions` they do on average. Patches of regions that some view does not show have no target.
+    with `n_positions` they do on average, in a large batch. Patches of regions that some view does not show have no
+    target.
 
     Args:
         n_positions: patches of each image and view that are drawn; all if left out.

@@ -88,6 +88,8 @@ def _through(module: nn.Module, seen: Window, name: str) -> Window:
         if getattr(module, "padding_mode", "zeros") == "circular":
             raise ValueError(f"{name} has padding_mode='circular', by which it sees the other end of the image")
         return seen._behind(*(_side(module, what, name) for what in ("kernel_size", "stride", "padding", "dilation")))
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+        raise ValueError(f"{name} has no running statistics, so that each position sees all others")
     if isinstance(module, _EACH_ALONE) or _is_activation(module):
         return seen
     raise ValueError(

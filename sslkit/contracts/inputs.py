@@ -122,9 +122,11 @@ def step_of(
         return Rows(drawn, view, item, index[item], weight.repeat(len(own)))
 
     student, teacher = features(n_views, grad=True), features(n_global, grad=False)
+    assignment = held(valid, len(own), seed)
     regions = Regions(
         views=tuple(own),
-        assignment=held(valid, len(own), seed),
+        labels=assignment.argmax(dim=-1),
+        assignment=assignment,
         valid=valid,
         student=rows(grad=True),
         teacher=rows(grad=False),
@@ -203,6 +205,7 @@ def permuted(step: Step, order: Tensor) -> Step:
         teacher=features(step.teacher),
         regions=replace(
             regions,
+            labels=regions.labels[:, order],
             assignment=regions.assignment[:, order],
             valid=regions.valid[order],
             student=rows(regions.student),

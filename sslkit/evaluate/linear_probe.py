@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,9 +20,11 @@ from sslkit.evaluate.samples import Samples
 from sslkit.parameters import Count, Natural, Seed, Within
 from sslkit.registry import register
 
+log = logging.getLogger("sslkit")
 ROWS = 16384  # whose scores are held at a time
 ROUNDS = 1000  # of L-BFGS at most
 SMALLEST_GRADIENT = 1e-6  # where it stops
+RESOLUTION = 1e-6  # of its largest value: a feature that varies less is constant but for rounding
 Penalty = Annotated[float, Within(above=0, most=1e6)]  # the largest leave no weight to speak of
 
 
@@ -137,7 +140,7 @@ class LinearProbe(Classification):
         rows, labels = self.vectors(self.val, backbone, device)
         truth = self.truth(labels, self.val.indices, fitted.classes).to(device)
         return {
-            "accuracy": _share(is_right(fitted.classifier(rows), truth)),
+            "accuracy": accuracy(fitted.classifier, rows, truth),
             "train_accuracy": fitted.train_accuracy,
             "penalty": fitted.penalty,
             "n_classes": len(fitted.classes),
@@ -153,7 +156,7 @@ class LinearProbe(Classification):
         truth = numbers_of(labels, classes).to(device)
         penalty = self._choose(rows, truth, len(classes))
         classifier = regression(rows, truth, len(classes), penalty)
-        return Fitted(classifier, classes, penalty, _share(is_right(classifier(rows), truth)))
+        return Fitted(classifier, classes, penalty, accuracy(classifier, rows, truth))
 
     def _choose(self, rows: Float[Tensor, "n d"], truth: Int[Tensor, " n"], n_classes: int) -> float:
         """The penalty of the most right images among those held out; of several, the largest."""
@@ -163,11 +166,12 @@ class LinearProbe(Classification):
         order = draws.uniform(self.seed, 0, images, 1, f"{self.use} held out")[:, 0].argsort(stable=True)
         n_held = min(max(1, round(self.held_out * len(rows))), len(rows) - 1)
         held, kept = order[:n_held].to(rows.device), order[n_held:].to(rows.device)
-        accuracy = {}
+        rows, others, truth, others_truth = rows[kept], rows[held], truth[kept], truth[held]
+        found = {}
         for penalty in tqdm(self.penalties, desc="linear probe, penalties", leave=False, disable=None):
-            classifier = regression(rows[kept], truth[kept], n_classes, penalty)
-            accuracy[penalty] = _share(is_right(classifier(rows[held]), truth[held]))
-        return max(accuracy, key=lambda penalty: accuracy[penalty])
+            classifier = regression(rows, truth, n_classes, penalty)
+            found[penalty] = accuracy(classifier, others, others_truth)
+        return max(found, key=lambda penalty: found[penalty])
 
 
 @torch.no_grad()
@@ -178,8 +182,9 @@ def regression(
     n, dim = rows.shape
     mean = sum(part.double().sum(dim=0) for part in rows.split(ROWS)) / n
     squares = sum((part.double() - mean).square().sum(dim=0) for part in rows.split(ROWS))
-    is_constant = rows.amax(dim=0) == rows.amin(dim=0)
-    deviation = (squares / n).sqrt().masked_fill(is_constant, 1.0)
+    deviation = (squares / n).sqrt()
+    is_rounding = deviation <= RESOLUTION * torch.maximum(rows.amax(dim=0), -rows.amin(dim=0))
+    deviation = deviation.masked_fill(is_rounding, 1.0)
     found = LinearClassifier(mean.new_zeros(n_classes, dim), mean.new_zeros(n_classes), mean, deviation)
 
     def loss_and_gradient() -> Tensor:
@@ -194,7 +199,7 @@ def regression(
             found.bias.grad += excess.sum(dim=0)
         return loss
 
-    torch.optim.LBFGS(
+    solver = torch.optim.LBFGS(
         [found.weight, found.bias],
         max_iter=ROUNDS,
         max_eval=10 * ROUNDS,
@@ -202,7 +207,10 @@ def regression(
         tolerance_change=0.0,
         history_size=20,
         line_search_fn="strong_wolfe",
-    ).step(loss_and_gradient)
+    )
+    solver.step(loss_and_gradient)
+    if solver.state[found.weight]["n_iter"] >= ROUNDS:
+        log.warning("the linear probe with penalty=%g was stopped after %d rounds, before its minimum", penalty, ROUNDS)
     found.weight.grad = found.bias.grad = None
     return found
 
@@ -212,5 +220,7 @@ def is_right(scores: Float[Tensor, "n c"], truth: Int[Tensor, " n"]) -> Bool[Ten
     return (scores.argmax(dim=1) == truth) & scores.isfinite().all(dim=1)
 
 
-def _share(is_so: Bool[Tensor, " n"]) -> float:
-    return is_so.double().mean().item()
+def accuracy(classifier: LinearClassifier, rows: Float[Tensor, "n d"], truth: Int[Tensor, " n"]) -> float:
+    """The share of rows that are right."""
+    parts = zip(rows.split(ROWS), truth.split(ROWS), strict=True)
+    return sum(int(is_right(classifier(part), true).sum()) for part, true in parts) / len(rows)

@@ -84,13 +84,14 @@ class Robustness(Evaluation):
         with evaluating(backbone), torch.no_grad():
             for levels, index, labels in self.probe.batches(self.probe.val, "robustness"):
                 truth = self.probe.truth(labels, index.tolist(), fitted.classes)
-                shown = Shown(levels.to(device), truth.to(device), index.to(device), self.probe.seed)
-                scores = classify(shown.levels)
+                levels, truth = levels.to(device), truth.to(device)
+                scores = classify(levels)
                 refuse_not_finite(scores, self.probe.val.name, index)
-                clean += _number_right(scores, shown)
+                shown = Shown(levels, truth, is_right(scores, truth), index.to(device), self.probe.seed)
+                clean += int(shown.right.sum())
                 for name, kind, strength in right:
                     perturbed = self.perturbations[name](shown, kind, strength, classify)
-                    right[name, kind, strength] += _number_right(classify(perturbed), shown)
+                    right[name, kind, strength] += int(is_right(classify(perturbed), truth).sum())
         n_val = len(self.probe.val)
         accuracy: dict[str, Any] = {}
         for (name, kind, strength), number in right.items():
@@ -110,10 +111,6 @@ class Robustness(Evaluation):
     def _versions(self) -> list[tuple[str, str, float]]:
         """Name, kind and strength of all that is done to an image."""
         return [(name, *of) for name, p in self.perturbations.items() for of in product(p.kinds, p.strengths)]
-
-
-def _number_right(scores: Tensor, shown: Shown) -> int:
-    return int(is_right(scores, shown.truth).sum())
 
 
 def _summary(accuracy: Mapping[str, Any] | float, clean: float) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sslkit import distributed, precision
 from sslkit.distributed import Scope
@@ -15,6 +18,8 @@ from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike
 from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
+
+AT_ONCE = 2**21  # similarities that are looked at together
 
 
 @register("losses")
@@ -31,6 +36,9 @@ class InfoNCE(Loss):
         negatives: `"view"`: the target rows of the view that the pair's own target is of; `"views"`: all target rows;
             `"predictions"`: the target is the anchor, and negatives are the prediction rows of its prediction's view.
         scope: negatives are of this `"rank"` or of `"all"`.
+
+    Similarities of some pairs with all candidates are held at a time, so that memory does not grow with pairs times
+    candidates, of which there are many where each patch of an image is a pair.
 
     Source: `"view"` is MoCo v3 (arXiv:2104.02057), `"views"` is NT-Xent of SimCLR (arXiv:2002.05709) where pairs run
     both ways, `"predictions"` is NNCLR (arXiv:2104.14548), equation 1. MoCo v3 multiplies by 2 T and adds its two
@@ -68,16 +76,79 @@ class InfoNCE(Loss):
             view, ids, counts, rank = self._gather(known).unbind(dim=1)
             candidates = self._gather(rows)
             own = own + (rank < distributed.rank()).sum()
-            competes = (counts > 0) & (ids != ids[own][:, None])
-            if self.negatives != "views":
-                competes &= view == view[own][:, None]
-            competes.scatter_(1, own[:, None], True)
-            anchors = anchors / self.temperature
-            # pairs may share anchors, or leave many without a pair: the smaller product is made
-            few = len(at) < len(anchors)
-            scores = anchors[at] @ candidates.mT if few else (anchors @ candidates.mT)[at]
-            log_p = scores.masked_fill(~competes, -torch.inf).log_softmax(dim=-1).gather(1, own[:, None])[:, 0]
-            return -(pairs.weight * log_p).sum()
+            among = Among(view, ids, counts > 0, is_of_view=self.negatives != "views")
+            loss: Tensor = _Picking.apply(anchors / self.temperature, candidates, at, own, pairs.weight, among)
+            return loss
 
     def _gather(self, x: Tensor) -> Tensor:
         return distributed.gather_with_gradient(x) if self.scope == "all" else x
+
+
+@dataclass(frozen=True, eq=False)
+class Among:
+    """What decides which candidates compete: the view and the image of each, and whether it counts at all."""
+
+    view: Int[Tensor, " c"]
+    ids: Int[Tensor, " c"]
+    counts: Bool[Tensor, " c"]
+    is_of_view: bool  # candidates of other views than the own target's do not compete
+
+    def compete(self, own: Int[Tensor, " n"]) -> Bool[Tensor, "n c"]:
+        """Those of other images than each pair's own target, and this one."""
+        competes = self.counts & (self.ids != self.ids[own][:, None])
+        if self.is_of_view:
+            competes &= self.view == self.view[own][:, None]
+        return competes.scatter_(1, own[:, None], True)
+
+
+class _Picking(torch.autograd.Function):
+    """The weighted sum over pairs, some of them at a time; backwards they are looked at again.
+
+    With s_n = anchors_at(n) . candidates^T and p_n = softmax of what competes,
+
+        L = - sum_n w_n log p_n[own(n)],    dL / ds_n = w_n (p_n - onehot(own(n)))
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, candidates: Tensor, at: Tensor, own: Tensor, weight: Tensor, among: Among
+    ) -> Tensor:
+        ctx.save_for_backward(anchors, candidates, at, own, weight)
+        ctx.among = among
+        losses = []
+        for at_, own_, w in _parts(at, own, weight, anchors, candidates):
+            log_p = _scores(anchors, candidates, at_, among.compete(own_)).log_softmax(dim=-1)
+            losses.append(-(w * log_p.gather(1, own_[:, None])[:, 0]).sum())
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        anchors, candidates, at, own, weight = ctx.saved_tensors
+        for_anchors, for_candidates = torch.zeros_like(anchors), torch.zeros_like(candidates)
+        with precision.full(anchors.device):
+            for at_, own_, w in _parts(at, own, weight, anchors, candidates):
+                p = _scores(anchors, candidates, at_, ctx.among.compete(own_)).softmax(dim=-1)
+                p.scatter_add_(1, own_[:, None], -torch.ones_like(p[:, :1])).mul_((slope * w)[:, None])
+                if len(at_) < len(anchors):
+                    for_anchors.index_add_(0, at_, p @ candidates)
+                    for_candidates += p.mT @ anchors[at_]
+                else:
+                    p = p.new_zeros(len(anchors), len(candidates)).index_add_(0, at_, p)
+                    for_anchors += p @ candidates
+                    for_candidates += p.mT @ anchors
+        return for_anchors, for_candidates, None, None, None, None
+
+
+def _scores(anchors: Tensor, candidates: Tensor, at: Tensor, competes: Tensor) -> Float[Tensor, "n c"]:
+    """Of pairs that may share anchors, or leave many without a pair: the smaller product is made."""
+    few = len(at) < len(anchors)
+    scores = anchors[at] @ candidates.mT if few else (anchors @ candidates.mT)[at]
+    return scores.masked_fill_(~competes, -torch.inf)
+
+
+def _parts(
+    at: Tensor, own: Tensor, weight: Tensor, anchors: Tensor, candidates: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    n = max(1, AT_ONCE // max(1, len(candidates), anchors.shape[1]))
+    return zip(at.split(n), own.split(n), weight.split(n), strict=True)

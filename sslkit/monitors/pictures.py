@@ -53,7 +53,7 @@ def clusters(
         valid = regions.valid[item].cpu()
         n_valid = int(valid.sum())
         for v, view in enumerate(views):
-            labels = regions.assignment[v, item].argmax(dim=1).cpu().view(grids[regions.views[v]])
+            labels = regions.labels[v, item].cpu().view(grids[regions.views[v]])
             plain, drawn = _enlarged(view, item), overlay(_enlarged(view, item), labels, valid)
             show(row[1 + 2 * v], plain, f"view {regions.views[v] + 1}", BOX_COLORS[v % len(BOX_COLORS)])
             show(row[2 + 2 * v], drawn, f"{n_valid} regions" if v == 0 else "")
@@ -88,7 +88,7 @@ def matches(
     for (here, there), (plane, q) in zip(cells, chosen, strict=False):
         item, cluster = int(regions.teacher.item[q]), int(regions.cluster[q])
         view = regions.views[plane]
-        labels = regions.assignment[plane, item].argmax(dim=1).cpu().view(grids[view])
+        labels = regions.labels[plane, item].cpu().view(grids[view])
         pixels = _enlarged(batch.views[view], item)
         show(here, spotlight(pixels, labels == cluster), f"image {int(batch.index[item])}, view {view + 1}")
         neighbour, (x, y) = int(found.ids[plane, q]), found.place[plane, q].tolist()

@@ -28,6 +28,7 @@ def step_of(z):
 
     regions = Regions(
         views=(0, 1),
+        labels=torch.zeros(2, n, 1, dtype=torch.long),
         assignment=torch.zeros(2, n, 1, 1),
         valid=torch.ones(n, 1, dtype=torch.bool),
         student=rows(objects),

@@ -48,7 +48,7 @@ class Adversarial(Perturbation):
 
     def __call__(self, shown: Shown, kind: str, strength: float, classify: Classify) -> Float[Tensor, "b 3 h w"]:
         radius = strength / 255
-        attacked = classify(shown.levels).argmax(dim=1) == shown.truth
+        attacked = shown.right
         levels, truth = shown.levels[attacked], shown.truth[attacked]
         if not len(levels):
             return shown.levels

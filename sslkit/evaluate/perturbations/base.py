@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sslkit import draws
@@ -20,6 +20,7 @@ class Shown:
 
     levels: Float[Tensor, "b 3 h w"]  # from 0 to 1
     truth: Int[Tensor, " b"]  # the true class by its place among the scores; their number where none is
+    right: Bool[Tensor, " b"]  # which are classified rightly
     index: Int[Tensor, " b"]  # number of each image in its data set, which keys what is drawn for it
     seed: int
 
