@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,8 @@ class SynchronisedBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, x: Float[Tensor, "n c *p"]) -> Float[Tensor, "n c *p"]:
         if not self.training or distributed.world_size() == 1 or x.is_meta:  # one rank rehearses, without the others
+            if self.training and x.numel() == x.shape[1]:
+                refuse_one_row(x.shape[1])
             return BatchNorm.forward(self, x)
         if x.is_cuda:  # without rows, torch's kernel sends its part in x's own precision, and the others do not
             return super().forward(x if len(x) else wide(x)).to(x.dtype)
@@ -146,13 +148,18 @@ def measured(norm: BatchNorm, moments: Moments) -> Moments:
         moments = moments.over_ranks()
     n = int(moments.count)
     if n == 1:
-        raise ValueError(
-            f"BatchNorm of {len(moments.mean)} channels measures 1 row in training, but it needs more: "
-            f"take larger batches (batch_size)"
-        )
+        refuse_one_row(len(moments.mean))
     if norm.training and norm.track_running_stats:
         _track(norm, moments, n)
     return moments
+
+
+def refuse_one_row(n_channels: int) -> Never:
+    """Say what is wrong with a single row."""
+    raise ValueError(
+        f"BatchNorm of {n_channels} channels measures 1 row in training, but it needs more: take larger batches "
+        f"(batch_size)"
+    )
 
 
 def is_synchronised(norm: BatchNorm) -> bool:

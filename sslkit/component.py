@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sslkit.types import Outcome
 
 
+LARGEST = torch.finfo(torch.float32).max
+
+
 class Component(nn.Module):
     """Base of all parts. State that must survive a restart is a registered buffer, so a checkpoint has it."""
 
@@ -48,6 +51,8 @@ class Component(nn.Module):
     def _in_range(self, name: str, value: float) -> float:
         if value not in self._ranges[name]:
             raise ValueError(f"{name}={value:g}, but it must be {self._ranges[name]}")
+        if not abs(value) <= LARGEST:
+            raise ValueError(f"{name}={value:g}, but it must be a finite number of single precision")
         return float(value)
 
     def set_time(self, time: Time) -> None:

@@ -78,7 +78,7 @@ class Method(Component):
                 )
         for head, width in zip(heads, widths.taken(backbone, heads, terms, searches or {}), strict=True):
             head.build(width)
-        _refuse_unlearnt(heads, terms, searches or {})
+        refuse_unlearnt(heads, terms, searches or {})
         self.student = Network(backbone, heads)
         if batch_norm_scope == "all":
             batch_norm.synchronise(self.student)
@@ -288,9 +288,15 @@ def _asked(name: str, term: Term, step: Step) -> Pairs:
     return pairs
 
 
-def _refuse_unlearnt(heads: Sequence[Head], terms: Mapping[str, Term], searches: Mapping[str, Search]) -> None:
-    """Refuse output layers of the teacher that stay what they were at random, since no loss reaches the student's."""
-    unlearnt = {name for head in heads for name in head.names} - {term.head for term in terms.values()}
+def refuse_unlearnt(heads: Sequence[Head], terms: Mapping[str, Term], searches: Mapping[str, Search]) -> None:
+    """Refuse output layers of the teacher that stay what they were at random, since no loss reaches the student's.
+
+    Raises:
+        ValueError: naming the output layer, and the term or search whose rows pass it.
+    """
+    layers = {name: head.outputs[name] for head in heads for name in head.names}  # of which some may be one
+    learnt = {id(layers[term.head]) for term in terms.values() if term.head in layers}
+    unlearnt = {name for name, layer in layers.items() if id(layer) not in learnt}
     asked = {f"the targets of term {name!r} pass target_head": term.target_head for name, term in terms.items()}
     asked |= {f"the rows of search {name!r} pass output": search.output for name, search in searches.items()}
     for user, output in asked.items():

@@ -104,12 +104,14 @@ def misfit(value: Any, hint: Any) -> str | None:
 def refuse(name: str, value: Any, hint: Any) -> None:
     """Refuse a number that is out of its range or not whole, and a word not among those allowed.
 
-    Other types are left to Python.
+    So is a word in place of anything else; other types are left to Python.
 
     Raises:
         ValueError: naming the parameter, its value and what would be right.
     """
     wrong = _out_of_bounds(value, hint, and_kinds=True)
+    if wrong is None and isinstance(value, str) and not _is_of(value, hint):
+        wrong = f"of the type {spell(hint)}"
     if wrong is not None:
         raise ValueError(f"{name}={value!r}, but it must be {wrong}")
 
@@ -305,7 +307,7 @@ def _parts(value: Any, hint: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(value, Mapping) and len(args) == 2:
         for key, item in value.items():
             yield from (*_parts(key, args[0]), *_parts(item, args[1]))
-    elif isinstance(value, (list, tuple)) and args:
+    elif isinstance(value, (list, tuple, range)) and args:
         kinds = args if origin is tuple and args[-1] is not Ellipsis else [args[0]] * len(value)
         for item, kind in zip(value, kinds, strict=False):
             yield from _parts(item, kind)

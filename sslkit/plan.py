@@ -8,10 +8,10 @@ from sslkit import distributed
 from sslkit.augmenters import Augmenter
 from sslkit.errors import ConfigError
 from sslkit.loader import steps_per_epoch
-from sslkit.method import Method
+from sslkit.method import Method, refuse_unlearnt
 from sslkit.schedules import Time
 
-LOOKS = 200  # at a run
+LOOKS, EPOCHS = 200, 2000  # at a run
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,14 @@ class Plan:
         return Time(step, self.n_steps, self.per_epoch, self.step_size)
 
     def moments(self) -> list[Time]:
-        """Steps spread over the run, the first and the last among them; to look at all would take long."""
-        return [self.at(step) for step in sorted({round(i * (self.n_steps - 1) / LOOKS) for i in range(LOOKS + 1)})]
+        """Steps spread over the run, and the first and last of epochs, where what holds for epochs changes.
+
+        To look at all would take long; of more than `EPOCHS` epochs not all ends are looked at.
+        """
+        spread = {round(i * (self.n_steps - 1) / LOOKS) for i in range(LOOKS + 1)}
+        every = -(-self.n_steps // (self.per_epoch * EPOCHS))
+        starts = set(range(0, self.n_steps, self.per_epoch * every))
+        return [self.at(step) for step in sorted(spread | starts | {step - 1 for step in starts if step})]
 
 
 def plan(
@@ -74,15 +80,25 @@ def refuse_sources(method: Method, augmenter: Augmenter) -> None:
 def refuse_untrained(method: Method, length: Plan) -> None:
     """Refuse a run in which a step, of those looked at, has no term that counts: there would be no gradient.
 
+    Nor may what the teacher's rows pass be trained by terms alone that never count.
+
     Raises:
-        ConfigError: naming the step and the terms.
+        ConfigError: naming the step and the terms, or the output layer.
     """
+    counting = set[str]()
     for time in length.moments():
-        if not any(term.counts_at(time) for term in method.terms.values()):
+        counts = {name for name, term in method.terms.items() if term.counts_at(time)}
+        counting |= counts
+        if not counts:
             raise ConfigError(
                 f"no term counts at step {time.step} of {length.n_steps}, where all ({', '.join(method.terms)}) have "
                 f"weight 0 or have not started: let one of them count from the start to the end"
             )
+    terms = {name: term for name, term in method.terms.items() if name in counting}
+    try:
+        refuse_unlearnt(method.student.heads, terms, method.searches)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _refuse_idle(method: Method, n_steps: int, per_epoch: int) -> None:

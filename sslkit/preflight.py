@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sslkit.augmenters import Augmenter
 from sslkit.backbones.hiding import kept
+from sslkit.component import LARGEST
 from sslkit.config import Config
 from sslkit.config.build import FAILED, Builder
 from sslkit.config.problem import Problem
@@ -24,11 +25,10 @@ from sslkit.optimizer import Optimizer
 from sslkit.parameters import Within, asks_for_folder, range_of
 from sslkit.plan import Plan, plan, refuse_sources, refuse_untrained
 from sslkit.registry import did_you_mean
-from sslkit.schedules import Schedule
+from sslkit.schedules import Schedule, Time
 from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels
-EPOCHS = 2000  # of a run at whose ends a schedule is looked at
 DRAWS = 8  # of masks that are compared
 
 
@@ -213,38 +213,32 @@ def _untrained(settings: Config, train: Node, method: Method, length: Plan) -> l
 def _schedules(settings: Config, length: Plan | None, refused: Collection[str]) -> Iterator[Problem]:
     """Schedules that leave the range of what they schedule at some moment of the run; not those refused already."""
     run = length or Plan(10_000, 100, 256)
-    steps, said = _moments(run), list[Binding | None]()
+    times, said = run.moments(), list[Binding | None]()
     for node in settings.tree.nodes():
         for name, argument in node.arguments.items():
             allowed = range_of(node.known.parameters[name].hint)
             schedule = Builder().value(argument.value) if isinstance(argument.value, Node) and allowed else None
             if allowed is None or not isinstance(schedule, Schedule) or str(argument.origin) in refused:
                 continue
-            wrong = _leaves(schedule, allowed, run, steps)
+            wrong = _leaves(schedule, allowed, times)
             if wrong and argument.origin not in said:
                 said.append(argument.origin)
                 blamed = [argument, *argument.value.arguments.values()]
                 yield _about(settings, ValueError(f"{node.name}.{name} {wrong}"), blamed)
 
 
-def _leaves(schedule: Schedule, allowed: Within, run: Plan, steps: list[int]) -> str:
+def _leaves(schedule: Schedule, allowed: Within, times: Sequence[Time]) -> str:
     """How a schedule leaves its range; nothing if it does not."""
-    for step in steps:
+    for time in times:
         try:
-            value = schedule(run.at(step))
+            value = schedule(time)
         except Exception as error:
-            return f"has no value at step {step}: {error}"
+            return f"has no value at step {time.step}: {error}"
         if value not in allowed:
-            return f"is {value:g} at step {step}, but it must be {allowed}"
+            return f"is {value:g} at step {time.step}, but it must be {allowed}"
+        if not abs(value) <= LARGEST:
+            return f"is {value:g} at step {time.step}, but it must be a finite number of single precision"
     return ""
-
-
-def _moments(run: Plan) -> list[int]:
-    """Steps spread over a run, and the first and last of every epoch, where what holds for epochs changes."""
-    spread = {time.step for time in run.moments()}
-    every = -(-run.n_steps // (run.per_epoch * EPOCHS))  # of more epochs than that, not all are looked at
-    starts = set(range(0, run.n_steps, run.per_epoch * every))
-    return sorted(spread | starts | {step - 1 for step in starts if step})
 
 
 def _views(settings: Config, method: Method, augmenter: Augmenter) -> list[Problem] | tuple[list[View], int]:

@@ -66,7 +66,7 @@ def _length(
 
 def _ramp(start: float, end: float, i: int, n: int) -> float:
     """Value `i` of `n` evenly spaced values from `start` to `end`, both included."""
-    return start if n == 1 else start + (end - start) * i / (n - 1)
+    return start if n == 1 else end if i == n - 1 else start + (end - start) * i / (n - 1)  # exactly `end`
 
 
 @register("schedules")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from timm.layers import PatchDropout
 
 from sslkit.backbones import Timm
 from sslkit.backbones.weights import export_timm, from_authors, load
@@ -200,11 +199,10 @@ def test_a_network_without_patch_tokens_of_their_own_has_nothing_to_hide(name, w
         Timm(name, mask=way)
 
 
-def test_other_patches_may_not_be_dropped_beside_a_mask():
-    with pytest.raises(ValueError, match=r"'patch_drop_rate': 0.5.*no other patches may be dropped"):
-        Timm("vit_tiny_patch16_224", options=TINY | dict(patch_drop_rate=0.5), mask="drop")
-    dropping = Timm("vit_tiny_patch16_224", options=TINY | dict(patch_drop_rate=0.5))
-    assert isinstance(dropping.model.patch_drop, PatchDropout)  # without a mask it is nobody's concern here
+@pytest.mark.parametrize("mask", [None, "token", "drop"])
+def test_patches_are_hidden_by_a_mask_or_not_at_all(mask):
+    with pytest.raises(ValueError, match=r"'patch_drop_rate' does not belong there: hide patches by a mask"):
+        Timm("vit_tiny_patch16_224", options=TINY | dict(patch_drop_rate=0.5), mask=mask)
 
 
 @pytest.mark.parametrize(

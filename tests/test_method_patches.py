@@ -19,11 +19,13 @@ from sslkit.aligners import (
 )
 from sslkit.backbones import Timm
 from sslkit.clusterers.base import Clusterer
+from sslkit.errors import ConfigError
 from sslkit.heads import Projector, Prototypes
 from sslkit.losses import Cosine, Distillation
 from sslkit.matchers import Nearest
 from sslkit.memories import Queue
-from sslkit.schedules import Linear, Product, Rest, Time
+from sslkit.plan import Plan, refuse_untrained
+from sslkit.schedules import Linear, Piecewise, Product, Rest, Time
 from sslkit.search import Search
 from sslkit.term import Term
 from tests.test_method import Patches, assert_close, batch_of, gradients, method_of, step, terms_of
@@ -172,6 +174,31 @@ def test_an_output_layer_of_the_teacher_that_no_loss_trains_is_refused(output):
     user = "targets of term 'image' pass target_head" if target else "rows of search 'objects' pass output"
     with pytest.raises(ValueError, match=f"{user}='other', but no term has head='other', so that it would stay random"):
         method_of(terms=terms, heads=heads, clusterer=None, searches={} if target else searches)
+
+
+def test_an_output_layer_that_shares_its_prototypes_is_trained_with_them():
+    heads = [Prototypes({"image": 8, "local": "image"}, hidden=9, bottleneck=5)]
+    terms = {"local": Term(aligner=PatchToImage(), head="local", target_head="image", loss=Distillation())}
+    assert method_of(terms=terms, heads=heads, clusterer=None, searches={})
+
+
+def test_an_output_layer_that_only_terms_train_that_never_count_is_refused():
+    heads = [Prototypes({name: 8}, hidden=9, bottleneck=5) for name in ("image", "local")]
+    terms = {
+        "image": Term(aligner=ImageAcrossViews(), head="image", loss=Distillation(), weight=0.0),
+        "local": Term(aligner=PatchToImage(), head="local", target_head="image", loss=Distillation()),
+    }
+    method = method_of(terms=terms, heads=heads, clusterer=None, searches={})
+    with pytest.raises(ConfigError, match="no term has head='image', so that it would stay random"):
+        refuse_untrained(method, Plan(n_steps=10, per_epoch=5, step_size=4))
+
+
+def test_steps_at_which_no_term_counts_are_found_in_the_middle_of_a_long_run():
+    gap = Piecewise({0: 1.0, 100: 0.0, 101: 1.0})
+    terms = {"image": Term(aligner=ImageAcrossViews(), head="image", loss=Distillation(), weight=gap)}
+    method = method_of(terms=terms, clusterer=None, searches={})
+    with pytest.raises(ConfigError, match="no term counts at step 10000 of 90000"):
+        refuse_untrained(method, Plan(n_steps=90_000, per_epoch=100, step_size=4))
 
 
 def test_a_search_for_regions_holds_rows_as_wide_as_patches():

@@ -240,7 +240,22 @@ def test_a_number_or_word_that_is_not_allowed_is_refused_by_name(value, hint, wa
     assert str(refused.value) == f"x={value!r}, but it must be {wanted}"
 
 
-@pytest.mark.parametrize("value", ["x", object(), [], np.int64(3), Path("x")])
+@pytest.mark.parametrize(
+    "value, hint",
+    [
+        ("3", Count),
+        ("3", Count | None),
+        ("ab", Sequence[Share]),
+        ("fgsm", Sequence[Word]),
+        ("x", Rate),
+    ],
+)
+def test_a_word_in_place_of_something_else_is_refused(value, hint):
+    with pytest.raises(ValueError, match=f"x={value!r}, but it must be "):
+        refuse("x", value, hint)
+
+
+@pytest.mark.parametrize("value", [object(), [], np.int64(3), Path("x")])
 def test_other_types_are_left_to_python(value):
     refuse("x", value, Count)
     refuse("x", value, Sequence[Share])

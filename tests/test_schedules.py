@@ -67,6 +67,13 @@ def test_a_line_takes_the_whole_run_unless_told_otherwise():
     assert over_run(Linear(1.0, 0.0, epochs=2), 6, per_epoch=2) == pytest.approx([1, 2 / 3, 1 / 3, 0, 0, 0])
 
 
+@pytest.mark.parametrize("start, end", [(0.2, 1.0), (0.05, 0.0), (0.1, 0.0), (0.8, 0.0)])
+@pytest.mark.parametrize("n_steps", [7, 400, 1000])
+def test_a_line_ends_on_its_end_and_never_leaves_its_range(start, end, n_steps):
+    values = [Linear(start, end)(Time(step, n_steps)) for step in range(n_steps)]
+    assert values[-1] == end and min(start, end) <= min(values) and max(values) <= max(start, end)
+
+
 def test_a_stepwise_line_changes_at_the_start_of_an_epoch_only():
     values = over_run(Linear(0.04, 0.07, epochs=4, stepwise=True), 12, per_epoch=2)
     assert values == pytest.approx([0.04, 0.04, 0.05, 0.05, 0.06, 0.06, 0.07, 0.07, 0.07, 0.07, 0.07, 0.07])

@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "num_classes": "a backbone has no classifier, and a method has heads instead",
     "drop_path_rate": "give drop_path",
     "features_only": "give patch_layer",
+    "patch_drop_rate": "hide patches by a mask, and give mask='drop'",
     "checkpoint_path": "load weights with sslkit.backbones.weights",
 }
 
@@ -92,7 +93,7 @@ class Timm(Backbone):
         self.model = _create(name, self.arguments, drop_path)
         self.padding = padding
         pad_by(self.model, padding)
-        self.dim = int(self.model.num_features)
+        self.dim = int(getattr(self.model, "head_hidden_size", None) or self.model.num_features)
         self.n_prefix: int = getattr(self.model, "num_prefix_tokens", 0)
         if freeze_patch_embedding:
             if not hasattr(self.model, "patch_embed"):
@@ -121,13 +122,15 @@ class Timm(Backbone):
 
     @property
     def patch_dim(self) -> int:
-        return self.dim if self.patch_layer is None else int(self.model.feature_info[self.patch_layer]["num_chs"])
+        return (
+            int(self.model.num_features)
+            if self.patch_layer is None
+            else int(self.model.feature_info[self.patch_layer]["num_chs"])
+        )
 
     def _prepare_for(self, mask: Literal["token", "drop"]) -> None:
         if not self.has_tokens:
             raise ValueError(f"mask={mask!r}, but {self.name} has no patch tokens to hide; a ViT of timm has")
-        if self.options.get("patch_drop_rate"):
-            raise ValueError(f"options={self.options}, but with mask={mask!r} no other patches may be dropped")
         if mask == "token":
             self.mask_token = nn.Parameter(torch.zeros(self.model.embed_dim))
         elif self.model.patch_drop is None:
@@ -143,11 +146,11 @@ class Timm(Backbone):
         self, pixels: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b n d"], tuple[int, int]]:
         if mask is None:
-            return self._seen(pixels)
+            return self._fitting(*self._seen(pixels), pixels)
         self._refuse_unfit(mask, pixels)
         if self.mask == "token":
             with hiding.hooked(self.model.patch_embed, hiding.replacing(mask, self.mask_token)):
-                return self._seen(pixels)
+                return self._fitting(*self._seen(pixels), pixels)
         kept = hiding.kept(mask)
         with hiding.hooked(self.model.patch_drop, hiding.keeping(kept, self.n_prefix)):
             image, patches, grid = self._seen(pixels)
@@ -163,7 +166,21 @@ class Timm(Backbone):
             layer = self.patch_layer
             features, (there,) = self.model.forward_intermediates(pixels, indices=[layer], norm=self.has_tokens)
             patches, grid = there.flatten(2).mT, (there.shape[2], there.shape[3])
-        return self.model.forward_head(features, pre_logits=True), patches, grid
+        image = self.model.forward_head(features, pre_logits=True)
+        return image, patches, grid
+
+    def _fitting(
+        self, image: Tensor, patches: Tensor, grid: tuple[int, int], pixels: Tensor
+    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """The same, if they have the shapes that others count on."""
+        if tuple(image.shape[1:]) != (self.dim,) or tuple(patches.shape[1:]) != (grid[0] * grid[1], self.patch_dim):
+            raise ValueError(
+                f"{self.name} with options={self.options} makes an image vector of shape {tuple(image.shape[1:])} and "
+                f"patches of {tuple(patches.shape[1:])} of a view of {pixels.shape[-2]} x {pixels.shape[-1]} px, but "
+                f"they must be {(self.dim,)} and {(grid[0] * grid[1], self.patch_dim)}: take another model, other "
+                f"options, or views that its patches divide"
+            )
+        return image, patches, grid
 
     def _spread(
         self, features: Float[Tensor, "b ..."], pixels: Float[Tensor, "b 3 h w"]
@@ -197,6 +214,8 @@ class Timm(Backbone):
                 module.drop_prob = 0.0
             elif isinstance(module, nn.Dropout):
                 module.p = 0.0
+            elif isinstance(getattr(module, "drop_rate", None), float):  # of dropout without a layer of its own
+                module.drop_rate = 0.0  # type: ignore[assignment]
         return self
 
 

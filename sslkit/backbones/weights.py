@@ -134,10 +134,11 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     if backbone.patch_layer is not None:
         metadata["patch_layer"] = str(backbone.patch_layer)
     save_file(tensors, folder / "model.safetensors", metadata=metadata)
-    steps = [f"model = timm.create_model('local-dir:{folder}', pretrained=True)"]
+    steps = ["import timm", f"model = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"]
     if not module.startswith("timm."):
         steps.insert(0, f"import {module}")
     if backbone.padding != "zeros":
+        steps.insert(0, "import sslkit.backbones")
         steps.append(f"sslkit.backbones.pad_by(model, {backbone.padding!r})")
     if backbone.patch_layer is not None:
         options = f"indices=[{backbone.patch_layer}], norm={backbone.has_tokens}, intermediates_only=True"
