@@ -119,5 +119,6 @@ def _refuse_idle(method: Method, n_steps: int, per_epoch: int) -> None:
         )
     if method.freeze_outputs_epochs * per_epoch >= n_steps:
         raise ConfigError(
-            f"freeze_outputs_epochs={method.freeze_outputs_epochs} of {per_epoch} steps, but the run has {n_steps}"
+            f"freeze_outputs_epochs={method.freeze_outputs_epochs} of {per_epoch} steps, but the run has {n_steps}: "
+            f"take more, or freeze fewer epochs"
         )

@@ -74,6 +74,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     with torch.device("meta"):
         method = _built(train, "method", builder)
     problems = [*_heads(settings, train), *_searches(train)]
+    problems += _unused(train, method) if method is not None else []
     problems += _centerings(train, method) if method is not None else []
     problems += _device(train)
     length = None
@@ -149,6 +150,28 @@ def _searches(train: Node) -> Iterator[Problem]:
         search = aligner.arguments.get("search") if isinstance(aligner, Node) else None
         if search is not None and isinstance(search.value, str) and search.value not in has:
             yield _problem(search, f"the method has no search {search.value!r}", _one_of(search.value, has))
+
+
+def _unused(train: Node, method: Method) -> Iterator[Problem]:
+    """Searches, a clusterer and heads that no term uses: they would cost time in every step, and do nothing."""
+    given = train.arguments["method"].value
+    if not isinstance(given, Node):
+        return
+    terms, searches = method.terms.values(), method.searches
+    hint = "leave it out, or give a term that does"
+    found = {term.aligner.search for term in terms} - {None}
+    for name in searches.keys() - found if found <= searches.keys() else ():  # another name may be a wrong one
+        yield _problem(given.arguments["searches"], f"no term uses the search {name!r}", hint)
+    kinds = {kind for term in terms for kind in (term.aligner.reads, term.aligner.targets)}
+    is_asked = "regions" in kinds or any(search.level == "region" for search in searches.values())
+    if method.clusterer is not None and not is_asked:
+        yield _problem(given.arguments["clusterer"], "no term and no search compares regions", hint)
+    passed = {name for term in terms for name in (term.head, term.target_head)}
+    passed |= {search.output for search in searches.values()}
+    for head in method.student.heads:
+        if not passed & set(head.names):
+            names = " or ".join(map(repr, head.names))
+            yield _problem(given.arguments["heads"], f"no term passes the head of {names}", hint)
 
 
 def _centerings(train: Node, method: Method) -> Iterator[Problem]:

@@ -34,7 +34,7 @@ def taken(
         if before != width:
             raise ValueError(
                 f"the head of {output!r} would take rows of two widths: {other} ({before}), {user} sends it {kind} "
-                f"({width}). Give the patches a head of their own and set Term.target_head to that of the images"
+                f"({width}). Give patches a head of their own, and set the target_head of their term to that of images"
             )
         return made[output]
 

@@ -1310,7 +1310,7 @@ CASES = [
         Method.freeze_outputs_epochs = 40
         """,
         """
-        mine.gin:2: Method.freeze_outputs_epochs = 40: freeze_outputs_epochs=40 of 93 steps, but the run has 400
+        mine.gin:2: Method.freeze_outputs_epochs = 40: freeze_outputs_epochs=40 of 93 steps, but the run has 400: take more, or freeze fewer epochs
         """,
         builds=True,
     ),

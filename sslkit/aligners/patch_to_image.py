@@ -24,6 +24,8 @@ class PatchToImage(Aligner):
         sources: pair views of any two sources, of the same image only, or of different images only.
         n_positions: patches of each image and view that are drawn; all if left out.
 
+    Patches that a mask hides from the student are among them.
+
     Source: the local loss of CO-SSL (arXiv:2501.02860), as far as it is known (docs/methods/cossl.md). Unknown: whether
     the paper also has the other direction, `ImageToPatch`. Ours: `views="same"`, `sources`, `n_positions`.
     """

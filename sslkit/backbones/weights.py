@@ -137,7 +137,10 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     steps = ["import timm", f"model = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"]
     if not module.startswith("timm."):
         steps.insert(0, f"import {module}")
-    if backbone.padding != "zeros":
+    is_padded = backbone.padding != "zeros" and any(
+        isinstance(m, nn.Conv2d) and any(m.padding) for m in model.modules()
+    )
+    if is_padded:
         steps.insert(0, "import sslkit.backbones")
         steps.append(f"sslkit.backbones.pad_by(model, {backbone.padding!r})")
     if backbone.patch_layer is not None:

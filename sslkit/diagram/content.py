@@ -100,6 +100,8 @@ def head_of(method: Any, name: Any) -> Words:
         if isinstance(a.value, Mapping) and isinstance(name, str) and name in a.value
     ]
     lines = [f"{spell(head)}: {size}" for head, size in sizes] or [spell(head) for head in heads] or ["open"]
+    if any(not getattr(head.known.thing, "scores", True) for head, _ in sizes):
+        return card("head", spell(name), lines[0])  # embeddings, of which no centre is kept
     centering = value(method, "centering", None)
     centering = centering.get(name, OPEN) if isinstance(centering, Mapping) else centering
     centred = "default" if centering is None else spell(centering)

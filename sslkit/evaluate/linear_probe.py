@@ -171,7 +171,10 @@ class LinearProbe(Classification):
         for penalty in tqdm(self.penalties, desc="linear probe, penalties", leave=False, disable=None):
             classifier = regression(rows, truth, n_classes, penalty)
             found[penalty] = accuracy(classifier, others, others_truth)
-        return max(found, key=lambda penalty: found[penalty])
+        best = max(found, key=lambda penalty: found[penalty])
+        if best in (self.penalties[0], self.penalties[-1]):
+            log.warning("penalty=%g is at an end of penalties=%s; a longer list might do better", best, self.penalties)
+        return best
 
 
 @torch.no_grad()
