@@ -224,3 +224,13 @@ class _Normalised(torch.autograd.Function):
             g if need else None for g, need in zip((for_weight, for_bias), ctx.needs_input_grad[1:3], strict=True)
         )
         return for_x, for_weight, for_bias, None, None, None, None
+
+
+def own_statistics(network: nn.Module) -> dict[str, Tensor]:
+    """Running statistics of the layers that measure the rows of this rank alone, by name, in host memory."""
+    return {
+        f"{name}.{key}": buffer.detach().cpu()
+        for name, module in network.named_modules()
+        if isinstance(module, BatchNorm) and not isinstance(module, SynchronisedBatchNorm)
+        for key, buffer in module.named_buffers(recurse=False)
+    }

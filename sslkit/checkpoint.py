@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import pickle
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -14,7 +16,9 @@ from sslkit import files
 from sslkit.errors import CheckpointError
 
 log = logging.getLogger("sslkit")
-_NAME = re.compile(r"step_(\d+)\.pt$")
+FORMAT = 2  # counted up when the layout of a state changes; `_UPGRADES` then knows how the one before is read
+_NAME = re.compile(r"step_(\d{8,})(?:-([0-9a-f]{16}))?\.pt")  # without a digest: of the first format
+_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
 
 
 def folder(run_dir: Path) -> Path:
@@ -22,57 +26,137 @@ def folder(run_dir: Path) -> Path:
     return run_dir / "checkpoints"
 
 
+def paths(run_dir: Path) -> dict[int, Path]:
+    """The file of every step that has a checkpoint, oldest first."""
+    found = {path: _NAME.fullmatch(path.name) for path in sorted(folder(run_dir).glob("step_*.pt"))}
+    return dict(sorted((int(name[1]), path) for path, name in found.items() if name))
+
+
 def steps(run_dir: Path) -> list[int]:
     """Steps that have a checkpoint, oldest first."""
-    found = (_NAME.search(p.name) for p in folder(run_dir).glob("step_*.pt"))
-    return sorted(int(match[1]) for match in found if match)
+    return list(paths(run_dir))
 
 
-def path(run_dir: Path, step: int) -> Path:
-    """The file of the checkpoint after `step` steps, whether it exists or not."""
-    return folder(run_dir) / f"step_{step:08d}.pt"
+def save(run_dir: Path, step: int, state: Mapping[str, Any]) -> Path:
+    """Write the state after `step` steps.
 
+    The file appears once it is complete and on the disk, under a name that ends in the first digits of its SHA-256: a
+    kill or a full disk leaves the ones before it as they were, and a file that changes later does not fit its name.
 
-def save(run_dir: Path, step: int, state: dict[str, Any], *, keep: int) -> Path:
-    """Write the state after `step` steps and drop all but the latest `keep` checkpoints.
-
-    The file appears under its name only once it is complete and on the disk: a kill or a full disk leaves the ones
-    before it as they were.
+    Raises:
+        OSError: it cannot be written.
     """
     folder(run_dir).mkdir(parents=True, exist_ok=True)
-    target = path(run_dir, step)
+    before = paths(run_dir).get(step)
+    stem = folder(run_dir) / f"step_{step:08d}"
     try:
-        with files.whole(target) as file:
-            torch.save(state, file)
+        with files.partial(stem) as (file, put):
+            hashed = _Hashed(file)
+            torch.save({"format": FORMAT, "step": step, **state}, hashed)  # type: ignore[arg-type]  # it asks for write alone
+            target = stem.with_name(f"{stem.name}-{hashed.sha256.hexdigest()[:16]}.pt")
+            put(target)
     except RuntimeError as error:  # torch's writer says so of a full disk
-        raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from error
-    for old in steps(run_dir)[:-keep]:
-        path(run_dir, old).unlink()
+        raise OSError(f"cannot write {stem}: {str(error).splitlines()[0]}") from error
+    if before not in (None, target):
+        before.unlink(missing_ok=True)
     for torn in folder(run_dir).glob("*.partial*"):  # left by a process that was killed
-        torn.unlink()
+        torn.unlink(missing_ok=True)
     return target
 
 
-def latest(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, with its step, in host memory; None if there is none at all.
+def prune(run_dir: Path, *, keep: int, every: int | None = None, best: int | None = None) -> None:
+    """Drop all but the latest `keep` checkpoints, those of every `every`-th step, and that of the step `best`."""
+    known = paths(run_dir)
+    kept = {*list(known)[-keep:], best}
+    for step, path in known.items():
+        if step not in kept and (every is None or step % every):
+            path.unlink(missing_ok=True)
 
-    An unreadable one is named in a warning and passed over.
+
+def latest(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, with its step, in host memory; None if there is none at all.
+
+    One that is not is named in a warning, with what is wrong with it, and passed over.
 
     Raises:
-        CheckpointError: there are checkpoints and none of them can be read.
+        CheckpointError: there are checkpoints and none of them can be read, or the newest is of a later version.
     """
-    known = steps(run_dir)
-    for step in reversed(known):
+    known = paths(run_dir)
+    for step, path in reversed(known.items()):
         try:
-            state = torch.load(path(run_dir, step), map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise ValueError("it holds no state of a method")
-            return step, state
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            return step, read(path)
+        except _UNREADABLE as error:
+            if isinstance(error, CheckpointError):
+                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning("%s cannot be read (%s); trying the one before it", path(run_dir, step), reason)
+            log.warning("%s cannot be read (%s); trying the one before it", path, reason)
     if known:
         raise CheckpointError(
             f"none of the {len(known)} checkpoints in {folder(run_dir)} can be read; move them away to start anew"
         )
     return None
+
+
+def of_step(run_dir: Path, step: int) -> dict[str, Any]:
+    """The state after `step` steps.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
+    known = paths(run_dir)
+    if step not in known:
+        raise CheckpointError(f"{run_dir} has no checkpoint of step {step}; it has {list(known) or 'none'}")
+    try:
+        return read(known[step])
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{known[step]} cannot be read: {error}") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state that a file holds, as this version has it: tensors and plain values, and nothing that could run.
+
+    Raises:
+        ValueError: it is not what was written under that name, or no state.
+        CheckpointError: a later version wrote it.
+    """
+    name = _NAME.fullmatch(path.name)
+    with path.open("rb") as file:
+        if name is not None and name[2] is not None:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if not digest.startswith(name[2]):
+                raise ValueError(f"its SHA-256 starts with {digest[:16]}, so it is torn or was changed")
+            file.seek(0)
+        state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state of a run")
+    found = state.get("format", 1)
+    if not isinstance(found, int) or found > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {found}, and this version of sslkit knows those up to {FORMAT}: use the version that "
+            f"wrote it (environment.json names it)"
+        )
+    for version in range(found, FORMAT):
+        state = _UPGRADES[version](state)
+    return dict(state)
+
+
+def _from_first(state: dict[str, Any]) -> dict[str, Any]:
+    """The first format had the results of evaluations, and of several ranks with their own BatchNorm one."""
+    return {"format": 2, **{name: value for name, value in state.items() if name != "results"}, "ranks": []}
+
+
+_UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_first}
+
+
+class _Hashed:
+    """A file to write that knows the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,8 +15,8 @@ from typing import Any
 
 import click
 
-from sslkit import __version__
-from sslkit.errors import CheckpointError, ConfigError, NotFinite, Refused
+from sslkit import __version__, rendezvous
+from sslkit.errors import CheckpointError, ConfigError, Interrupted, NotFinite, RankLost, Refused, SlurmError
 
 DIRECTORY = click.Path(path_type=Path)
 FILES = click.option(
@@ -31,6 +30,31 @@ BINDINGS = click.option(
     metavar="'A.b = 1'",
     help="A binding on top of the files; may be repeated.",
 )
+
+
+_RESOURCES = {  # option: type, what it is; all can be bound as well, as `Slurm.nodes = 2`
+    "--nodes": (click.IntRange(min=1), "Machines."),
+    "--gpus": (click.IntRange(min=0), "Accelerators of each machine."),
+    "--tasks": (click.IntRange(min=1), "Ranks on each machine; one for each accelerator if left out."),
+    "--cpus": (click.IntRange(min=1), "Processors of each rank."),
+    "--memory-gb": (float, "Host memory of each machine."),
+    "--partition": (str, "As sinfo lists them."),
+    "--account": (str, "Whom the time is charged to."),
+    "--qos": (str, "Quality of service."),
+    "--constraint": (str, "Features that machines must have."),
+    "--time": (str, "Longest time before the job saves and is queued again, such as 12:00:00."),
+    "--array-limit": (click.IntRange(min=1), "Jobs of a sweep at the same time."),
+}
+
+
+def _of_slurm(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `--slurm`."""
+    command = click.option("--setup", multiple=True, help="A shell line before Python starts; may be repeated.")(
+        command
+    )
+    for name, (kind, said) in reversed(_RESOURCES.items()):
+        command = click.option(name, type=kind, help=said)(command)
+    return command
 
 
 class _Commands(click.Group):
@@ -53,7 +77,10 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
         sys.exit(130)
     except Refused:
         sys.exit(2)
-    except (ConfigError, CheckpointError, NotFinite, ValueError, OSError) as error:
+    except Interrupted as stop:
+        click.echo(str(stop), err=True)
+        sys.exit(128 + (stop.signals[0] if stop.signals else 0))
+    except (ConfigError, CheckpointError, NotFinite, RankLost, SlurmError, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
         else:
@@ -149,6 +176,9 @@ def new(role: str, name: str, out: Path | None) -> None:
     metavar="'A.b = 1, 2'",
     help="Run every value, one run directory each; several make a grid. Ends in a table and a plot.",
 )
+@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Run on N ranks of this machine.")
+@click.option("--slurm", is_flag=True, help="Submit to Slurm; a sweep becomes an array. The options below go with it.")
+@_of_slurm
 def launch(
     files: tuple[str, ...],
     bindings: tuple[str, ...],
@@ -161,24 +191,40 @@ def launch(
     device: str | None,
     dry_run: bool,
     axes: tuple[str, ...],
+    processes: int | None,
+    slurm: bool,
+    **resources: object,
 ) -> None:
     """Train a method. The same command on the same directory goes on where the run stopped."""
     from sslkit.launch import options
 
     given = options.bindings(list(bindings), data=data, steps=steps, epochs=epochs, seed=seed, device=device)
-    asked = options.Asked(list(files), given, out, run, [*_typed(), *sys.argv[1:]])
-    if dry_run and axes:
+    asked_of_slurm = options.resources(**resources)
+    asked = options.Asked(list(files), [*asked_of_slurm, *given], out, run, [*_typed(), *sys.argv[1:]])
+    if asked_of_slurm and not slurm:
+        raise ConfigError(f"{asked_of_slurm[0].partition('# ')[2]} is for jobs of Slurm: add --slurm, or leave it out")
+    if slurm and processes is not None:
+        raise ConfigError("--processes is for this machine; ranks of a job are --nodes times --tasks or --gpus")
+    if (dry_run or axes or slurm or processes) and rendezvous.here().size > 1:
+        raise ConfigError("--sweep, --dry-run, --processes and --slurm start in one process: leave torchrun out")
+    if slurm:
+        from sslkit.commands.submit import submit
+
+        submit(asked, list(axes), dry_run)
+    elif dry_run and axes:
         raise ConfigError("--dry-run looks at one run: leave --sweep out")
-    if (dry_run or axes) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("--sweep and --dry-run start in one process: leave torchrun out")
-    if dry_run:
+    elif dry_run:
         from sslkit.commands.rehearsal import rehearse
 
         click.echo(rehearse(asked.files, asked.bindings))
     elif axes:
         from sslkit.commands.sweep import sweep
 
-        sys.exit(sweep(asked, list(axes)))
+        sys.exit(sweep(asked, list(axes), processes))
+    elif processes is not None and processes > 1:
+        from sslkit.launch import processes as ranks
+
+        sys.exit(ranks.run(options.without(sys.argv[1:], "--processes"), processes, asked.run_dir))
     else:
         asked.run()
 

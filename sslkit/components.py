@@ -9,6 +9,7 @@ import sslkit.config.helpers
 import sslkit.datasets
 import sslkit.evaluate
 import sslkit.heads
+import sslkit.launch.slurm
 import sslkit.losses
 import sslkit.maskings
 import sslkit.matchers

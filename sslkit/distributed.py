@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sslkit.errors import Refused
+from sslkit import rendezvous
+from sslkit.errors import RankLost, Refused
 
 T = TypeVar("T")
 Scope = Literal["rank", "all"]  # whether something takes in this rank alone, or all of them
@@ -35,12 +37,12 @@ def world_size() -> int:
 
 def local_rank() -> int:
     """This process's number on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return rendezvous.here().local_rank
 
 
 def is_main() -> bool:
-    """Whether this process speaks for its run: it is rank 0, also after the group has been left."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """Whether this process speaks for its run: it is rank 0, also before and after it is in a group."""
+    return rendezvous.here().rank == 0
 
 
 def wait() -> None:
@@ -57,14 +59,54 @@ def _patient_group() -> dist.ProcessGroup:
     return group
 
 
-def start(device: torch.device) -> None:
-    """Join the group that torchrun or Slurm describes in the environment; alone, do nothing."""
-    if is_on() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+def start(device: torch.device, run_dir: Path, *, patience_s: float = 1800) -> None:
+    """Join the group that the environment describes (`sslkit.rendezvous`); alone, do nothing.
+
+    Args:
+        run_dir: shared by all ranks; they find one another through it.
+        patience_s: how long a rank waits for the others in one exchange.
+
+    Raises:
+        ConfigError: the ranks do not find one another.
+    """
+    place = rendezvous.here()
+    if is_on() or place.size == 1:
         return
     has_cuda = device.type == "cuda" and torch.cuda.is_available()  # else the run refuses the device, together
     if has_cuda:
-        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    dist.init_process_group("nccl" if has_cuda else "gloo", timeout=timedelta(minutes=30))
+        torch.cuda.set_device(cuda_of(place.local_rank))
+    options: dict[str, Any] = {}
+    if place.meeting:
+        options = {"store": rendezvous.meet(place, run_dir), "rank": place.rank, "world_size": place.size}
+    dist.init_process_group("nccl" if has_cuda else "gloo", timeout=timedelta(seconds=patience_s), **options)
+    rendezvous.met(place, run_dir)
+
+
+def cuda_of(local_rank: int) -> torch.device:
+    """The accelerator of a rank: its own among those of the machine, or the only one that Slurm lets it see."""
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+@contextmanager
+def losses_named() -> Iterator[None]:
+    """Say it when an exchange fails because another rank has died or hangs.
+
+    Raises:
+        RankLost: instead of what the library of the exchange says.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo's are plain ones, those of NCCL derive from it
+        reason = " ".join(str(error).split())
+        if not is_on() or (not isinstance(error, dist.DistError) and not any(sign in reason for sign in _LOST)):
+            raise
+        raise RankLost(
+            f"rank {rank()} of {world_size()} has lost another one, which died or hangs and may say why itself "
+            f"({reason[:200]}); the same command goes on from the newest checkpoint"
+        ) from error
+
+
+_LOST = ("gloo/transport", "Connection closed by peer", "Timed out waiting", "Connection reset", "Broken pipe")
 
 
 def on_main(call: Callable[[], T]) -> T | None:
@@ -159,6 +201,15 @@ def _joined(x: Tensor, sizes: list[int]) -> Tensor:
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: x.shape[0]] = x
     return torch.cat([part[:n] for part, n in zip(each(padded), sizes, strict=True)])
+
+
+def of_all(value: T) -> list[T]:
+    """A plain value or a dict of tensors of every rank, in rank order, on rank 0; an empty list on the others."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, found, group=_patient_group())
+    return found or []
 
 
 def broadcast(x: Tensor) -> None:

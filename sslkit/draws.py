@@ -5,6 +5,7 @@ A draw is keyed by (seed, epoch, image index, view) and by what it is used for.
 
 from __future__ import annotations
 
+import random
 import zlib
 
 import numpy as np
@@ -47,5 +48,16 @@ def distinct(seed: int, epoch: int, index: Int[Tensor, " b"], n: int, k: int, us
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for torch's own generator (drop path, dropout), set anew at each step so that a resumed run agrees."""
+    """A seed for the generators of a process, of which every step and rank has its own."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def start_generators(seed: int, step: int, rank: int) -> None:
+    """Start the generators of torch, numpy and Python anew, as at every step (drop path, dropout, parts of a user).
+
+    So their states are functions of the step: a resumed run agrees, and no checkpoint has to hold them.
+    """
+    number = step_seed(seed, step, rank)
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)

@@ -1,4 +1,6 @@
-"""What is the user's to mend, and ends a command with a message instead of a traceback."""
+"""What ends a command with a message instead of a traceback: mostly what is the user's to mend."""
+
+import signal
 
 
 class ConfigError(ValueError):
@@ -15,3 +17,26 @@ class NotFinite(RuntimeError):
 
 class Refused(RuntimeError):
     """Another rank has refused to go on, and says why."""
+
+
+class RankLost(RuntimeError):
+    """Another rank has died or does not answer; the message says how that showed."""
+
+
+class Interrupted(RuntimeError):
+    """A signal has stopped the run at the end of a step, after everything was saved.
+
+    Args:
+        step: steps done.
+        signals: what was received, by any rank.
+        requeue: whether the run was asked to go on later by itself.
+    """
+
+    def __init__(self, step: int, signals: list[signal.Signals], requeue: bool):
+        names = ", ".join(dict.fromkeys(number.name for number in signals)) or "a signal to another rank"
+        super().__init__(f"stopped by {names} after step {step}, which is saved; the same command goes on from there")
+        self.step, self.signals, self.requeue = step, signals, requeue
+
+
+class SlurmError(RuntimeError):
+    """A command of Slurm failed; the message has what it said."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+T = TypeVar("T")
+Put = Callable[[Path], None]
 
 
 @contextmanager
@@ -15,16 +19,54 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
     A kill or a full disk leaves what was there before, and at most a `.partial` file beside it.
     """
-    partial = path.with_suffix(f".partial{os.getpid()}")
+    with partial(path) as (file, put):
+        yield file
+        put(path)
+
+
+@contextmanager
+def partial(path: Path) -> Iterator[tuple[BinaryIO, Put]]:
+    """A file beside `path` to write, and a function that puts it, complete and on the disk, under its last name.
+
+    For names that are known only when all is written; a file that is not put anywhere goes.
+    """
+    beside = path.with_suffix(f".partial{os.getpid()}")
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with beside.open("wb") as file:
+
+            def put(name: Path) -> None:
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(beside, name)
+                _sync(name.parent)
+
+            yield file, put
     finally:
-        partial.unlink(missing_ok=True)
-    _sync(path.parent)
+        beside.unlink(missing_ok=True)
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write a small text whole or not at all, without waiting for the disk."""
+    beside = path.with_name(f"{path.name}.partial{os.getpid()}")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def put_json(path: Path, value: Any) -> None:
+    """The same of a value as JSON."""
+    put_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """What such a file holds; an empty `kind` if it is not there, torn, or holds something else."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def _sync(directory: Path) -> None:

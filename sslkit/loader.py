@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sslkit import distributed
+from sslkit import distributed, interruption, rendezvous
 from sslkit.augmenters import Augmenter
 from sslkit.errors import ConfigError
 from sslkit.types import Batch, Key, Sample, View
@@ -156,7 +156,7 @@ def batches(
     n_workers: int,
     pin: bool,
     partners: Callable[[int], Int[Tensor, " n"]] | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The sampler's batches, made by `n_workers` processes (0: by this one).
 
     Args:
@@ -165,7 +165,15 @@ def batches(
     views = Views(data, augmenter, sampler.seed, augmenter.n_global)
     # a generator of its own: a loader draws a number when it starts, which is in the middle of a run where one goes on
     own = torch.Generator().manual_seed(sampler.seed)
-    load = partial(DataLoader, views, collate_fn=_as_it_is, num_workers=n_workers, pin_memory=pin, generator=own)
+    load = partial(
+        DataLoader,
+        views,
+        collate_fn=_as_it_is,
+        num_workers=n_workers,
+        pin_memory=pin,
+        generator=own,
+        worker_init_fn=_as_a_worker,
+    )
     if partners is None:
         yield from load(batch_sampler=sampler)
         return
@@ -177,10 +185,15 @@ def _as_it_is(batch: object) -> object:
     return batch
 
 
+def _as_a_worker(number: int) -> None:
+    interruption.left_to_the_run()
+
+
 def usual_workers() -> int:
     """One loader process for each processor that this rank may use but one, 8 at most."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, processors() // here - 1))
+    given = os.environ.get("SLURM_CPUS_PER_TASK") if "SLURM_STEP_ID" in os.environ else None
+    own = min(int(given), processors()) if given else processors() // rendezvous.here().local_size
+    return max(1, min(8, own - 1))
 
 
 def processors() -> int:

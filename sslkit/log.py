@@ -1,8 +1,9 @@
-"""What a run tells: records in a file and in TensorBoard, and its progress on the screen."""
+"""What a run tells: records in a file and in TensorBoard, and its progress on the screen and in `log.txt`."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sys
@@ -13,6 +14,8 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from sslkit.status import Status
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -28,9 +31,10 @@ def read(path: Path) -> list[dict[str, float]]:
 
 
 class Log:
-    """Writes `metrics.jsonl` and TensorBoard events of a run, one record a call, and shows progress on rank 0.
+    """Writes `metrics.jsonl`, TensorBoard events, `log.txt` and `status.json` of a run, and shows progress on rank 0.
 
-    Opened at step `first` of a resumed run it drops the records that the run had written beyond its checkpoint.
+    Opened at step `first` of a resumed run it drops the records that the run had written beyond its checkpoint, so that
+    curves go on where they stopped.
     """
 
     def __init__(self, run_dir: Path, *, first: int, n_steps: int, is_main: bool):
@@ -46,6 +50,9 @@ class Log:
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first + 1)
         self.bar = tqdm(total=n_steps, initial=first, unit="step") if sys.stderr.isatty() else None
+        self.text = Text(run_dir)
+        self.status = Status(run_dir)
+        self.status.change("running", step=first, n_steps=n_steps)
 
     def __enter__(self) -> Log:
         return self
@@ -54,10 +61,15 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.is_main:
-            self.file.close()
-            self.board.close()
             if self.bar is not None:
                 self.bar.close()
+            self.text.close()
+            try:
+                self.file.close()
+                self.board.close()
+            except OSError:
+                if kind is None:  # else it is what stops the run, or follows from that
+                    raise
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
         """Keep one record. Numbers that are not finite are written as null, which JSON has and NaN is not."""
@@ -70,10 +82,12 @@ class Log:
             if isinstance(value, (int, float)):
                 self.board.add_scalar(name, value, step)
 
-    def tick(self) -> None:
-        """One step is done."""
-        if self.is_main and self.bar is not None:
-            self.bar.update()
+    def tick(self, done: int) -> None:
+        """So many steps are done."""
+        if self.is_main:
+            self.status.beat(step=done, left_s=self._left(done))
+            if self.bar is not None:
+                self.bar.update()
 
     def progress(self, step: int, record: Mapping[str, float]) -> None:
         """Show where the run stands: behind the bar on a terminal, as a line elsewhere."""
@@ -82,19 +96,50 @@ class Log:
         shown = (
             f"loss {record['loss/total']:.3f}, {record['images_per_s']:.0f} images/s, waits {record['data_wait']:.0%}"
         )
+        self.status.beat(loss=record["loss/total"], images_per_s=record["images_per_s"])
+        line = f"step {step}/{self.n_steps}, {shown}, {spell(self._left(step))} left"
+        self.text.write(line)
         if self.bar is not None:
             self.bar.set_postfix_str(shown)
-            return
-        left = (time.monotonic() - self.began) / max(1, step - self.first) * (self.n_steps - step)
-        print(f"step {step}/{self.n_steps}, {shown}, {_spell(left)} left", flush=True)
+        else:
+            print(line, flush=True)
 
     def say(self, text: str) -> None:
         """A line that stays."""
         if self.is_main:
+            self.text.write(text)
             tqdm.write(text) if self.bar is not None else print(text, flush=True)
 
+    def _left(self, step: int) -> float:
+        return (time.monotonic() - self.began) / max(1, step - self.first) * (self.n_steps - step)
 
-def _spell(seconds: float) -> str:
+
+class Text(logging.Handler):
+    """`log.txt` of a run: what was said, each line with its time, through all starts; warnings of sslkit among it."""
+
+    def __init__(self, run_dir: Path):
+        super().__init__(logging.WARNING)
+        self.file = (run_dir / "log.txt").open("a")
+        logging.getLogger("sslkit").addHandler(self)
+
+    def write(self, text: str) -> None:
+        """Add a line."""
+        self.file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+        self.file.flush()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.write(record.getMessage())
+
+    def close(self) -> None:
+        logging.getLogger("sslkit").removeHandler(self)
+        self.file.close()
+        super().close()
+
+
+def spell(seconds: float) -> str:
+    """A length of time in words."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

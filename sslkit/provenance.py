@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -17,12 +16,13 @@ from typing import Any
 import torch
 
 import sslkit
-from sslkit import checkpoint, distributed, log
+from sslkit import checkpoint, distributed, files, log
 from sslkit.config import Config
 from sslkit.config.source import PACKAGE, search_path
 from sslkit.loader import processors
 from sslkit.registry import everything
 
+SNAPSHOT = "snapshot.json"  # beside a copy of the code: what `code_state` said when it was taken
 PACKAGES = ("torch", "torchvision", "timm", "gin-config", "numpy")
 
 
@@ -33,24 +33,25 @@ def write(run_dir: Path, settings: Config, command: list[str]) -> None:
     used; `environment.json` has a record for each start; `code/HASH.diff` is how its code differed from its commit.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    _put(run_dir / "config.gin", settings.text)
-    _put(run_dir / "operative.gin", settings.operative)
+    files.put_text(run_dir / "config.gin", settings.text)
+    files.put_text(run_dir / "operative.gin", settings.operative)
     seed = settings.argument("train", "seed").value
     starts = [*starts_of(run_dir), {**environment(), "command": command, "seed": seed}]
-    _put(run_dir / "environment.json", json.dumps(starts, indent=2) + "\n")
+    files.put_json(run_dir / "environment.json", starts)
     if not checkpoint.steps(run_dir):
-        (run_dir / "results.json").unlink(missing_ok=True)  # of a run that is begun anew
+        for name in ("results.json", "evaluations.json"):  # of a run that is begun anew
+            (run_dir / name).unlink(missing_ok=True)
     difference = _difference()
     if difference:
         (run_dir / "code").mkdir(exist_ok=True)
-        _put(run_dir / "code" / f"{_hash(difference)}.diff", difference + "\n")
+        files.put_text(run_dir / "code" / f"{_hash(difference)}.diff", difference + "\n")
 
 
 def write_results(run_dir: Path, results: Mapping[str, float]) -> None:
     """Write `results.json`, which says that a run is finished and with what: its last loss and all evaluations."""
     losses = [r["loss/total"] for r in log.read(run_dir / "metrics.jsonl") if "loss/total" in r]
     last = {"loss/total": losses[-1]} if losses else {}
-    _put(run_dir / "results.json", json.dumps({**last, **results}, indent=2) + "\n")
+    files.put_json(run_dir / "results.json", {**last, **results})
 
 
 def code_has_changed(run_dir: Path) -> str:
@@ -66,12 +67,8 @@ def code_has_changed(run_dir: Path) -> str:
 
 def starts_of(run_dir: Path) -> list[dict[str, Any]]:
     """The records of all starts of a run, oldest first."""
-    kept = run_dir / "environment.json"
-    try:
-        starts = json.loads(kept.read_text()) if kept.is_file() else []
-    except json.JSONDecodeError:
-        return []
-    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    starts = files.read_json(run_dir / "environment.json", list)
+    return [start for start in starts if isinstance(start, dict)]
 
 
 def environment() -> dict[str, Any]:
@@ -79,7 +76,7 @@ def environment() -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "sslkit": sslkit.__version__,
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": code_state()["commit"],
         "code": _hash(_difference()),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES} | _plugins(),
@@ -89,6 +86,18 @@ def environment() -> dict[str, Any]:
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "ranks": distributed.world_size(),
     }
+
+
+def code_state() -> dict[str, str | None]:
+    """The commit of the code that runs and how it differs from that; of a snapshot, when it was taken."""
+    kept = PACKAGE.parent / SNAPSHOT
+    if kept.is_file():
+        return {"commit": None, "difference": "", **files.read_json(kept, dict)}
+    return {"commit": _git("rev-parse", "HEAD"), "difference": _changes()}
+
+
+def _difference() -> str:
+    return code_state()["difference"] or ""
 
 
 def _plugins() -> dict[str, str]:
@@ -105,7 +114,7 @@ def _version(package: str) -> str:
 
 
 @functools.cache  # asked early, this is the code that the process has loaded
-def _difference() -> str:
+def _changes() -> str:
     """How the code that runs differs from its commit, new files among it; empty if it does not or nobody knows."""
     new = (_git("ls-files", "--others", "--exclude-standard", "--full-name", ":/") or "").splitlines()
     texts = [_git("diff", "HEAD") or ""]
@@ -129,9 +138,3 @@ def _git(*words: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip("\n") if done.returncode == 0 else None
-
-
-def _put(path: Path, text: str) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -65,6 +65,11 @@ class Known:
         return {name: p for name, p in parameters(self.thing).items() if name not in self.given}
 
     @property
+    def is_free(self) -> bool:
+        """Whether nothing that is bound for it changes a result."""
+        return bool(self.free) and self.free >= self.parameters.keys()
+
+    @property
     def package(self) -> str:
         """The distribution that brings it."""
         module = self.thing.__module__.partition(".")[0]

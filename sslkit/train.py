@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time as clock
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from sslkit import checkpoint, distributed, draws
+from sslkit import checkpoint, distributed, draws, interruption
 from sslkit.augmenters import Augmenter
 from sslkit.backbones import Backbone
 from sslkit.backbones.untrained import with_statistics
-from sslkit.errors import CheckpointError, ConfigError, NotFinite
+from sslkit.errors import ConfigError, Interrupted, NotFinite
 from sslkit.evaluate import Evaluation
+from sslkit.interruption import Asked
 from sslkit.loader import Images, Sampler, Views, batches, usual_workers
 from sslkit.log import Log
 from sslkit.method import Method
 from sslkit.monitors import gallery
 from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
-from sslkit.parameters import Count, Natural, Seed, parameters, refuse
-from sslkit.partners import Partners
+from sslkit.parameters import Count, Natural, Positive, Seed, parameters, refuse
 from sslkit.plan import plan, refuse_sources, refuse_untrained
 from sslkit.precision import Precision, autocast
 from sslkit.registry import entry
+from sslkit.results import Results
+from sslkit.resume import Resumable
+from sslkit.saving import Saver
 from sslkit.schedules import Time
 from sslkit.types import Batch, Outcome
 
@@ -37,7 +41,19 @@ log = logging.getLogger("sslkit")
 
 @entry(
     given=["run_dir"],
-    free=["device", "n_workers", "log_every", "save_every", "keep", "pictures", "evaluations", "evaluate_every"],
+    free=[
+        "device",
+        "n_workers",
+        "log_every",
+        "save_every",
+        "keep",
+        "keep_every",
+        "keep_best",
+        "pictures",
+        "evaluations",
+        "evaluate_every",
+        "patience_s",
+    ],
 )
 def train(
     *,
@@ -57,14 +73,18 @@ def train(
     log_every: Count = 50,
     save_every: Count = 1000,
     keep: Count = 2,
+    keep_every: Count | None = None,
+    keep_best: str | None = None,
     evaluations: Mapping[str, Evaluation] | None = None,
     evaluate_every: Count | None = None,
     pictures: bool = True,
+    patience_s: Positive = 1800.0,
 ) -> dict[str, float]:
     """Take optimiser steps until the end, from the newest checkpoint in `run_dir` if there is one.
 
     Killed at any moment and called again with the same arguments, it ends with the same weights: what a step draws
-    depends on the seed and the step alone, and everything else is in the checkpoint.
+    depends on the seed and the step alone, and everything else is in the checkpoint. Asked to stop by a signal
+    (`sslkit.interruption`), it saves at the end of the step.
 
     Args:
         batch_size: images per rank and batch; a step takes `accumulate` of them.
@@ -72,18 +92,25 @@ def train(
         device: `"auto"` takes an accelerator if there is one.
         n_workers: loader processes; one for each processor but one if left out.
         log_every, save_every, evaluate_every: steps between records, checkpoints and evaluations. Evaluations run
-            before the first and after the last step in any case.
-        keep: checkpoints kept.
+            before the first and after the last step in any case, and each behind a checkpoint of its step.
+        keep: latest checkpoints kept.
+        keep_every: kept beside them are those of every so many steps, as far as any was written then.
+        keep_best: kept beside them is the checkpoint whose evaluation found the largest number of that name, such as
+            `"dense/miou"`.
         evaluations: protocols run on the teacher's backbone, by the name that stands in the log.
         pictures: draw clusters, matches, partners, features, receptive fields and curves at the end.
+        patience_s: how long a rank waits for the others in one exchange before it stops; told to the group of ranks
+            when they meet.
 
     Returns:
         The last result of every evaluation, such as `{"dense/miou": 0.31}`.
 
     Raises:
         NotFinite: a loss or its gradient is not finite.
+        Interrupted: a signal has stopped the run; it is saved.
         CheckpointError: no checkpoint of the run can be read, or it is of another run.
         ConfigError: the arguments do not fit one another or the data; no step has been taken then.
+        OSError: a file cannot be written; the checkpoints before it are whole.
     """
     _refuse_out_of_range(locals())
     where = device_of(device)
@@ -96,28 +123,49 @@ def train(
     distributed.agree(method)
     optimizer.build(method)
     cast, scaler = autocast(where, precision)
-    evaluations = evaluations or {}
-    identity = {"n_images": len(data), "step_size": step_size, "n_steps": n_steps}
-    first, results = _restore(run_dir, method, optimizer, scaler, identity)
+    evaluations, is_main = evaluations or {}, distributed.rank() == 0
+    _refuse_unknown_best(keep_best, evaluations)
+    run = Resumable(method, optimizer, scaler, {"n_images": len(data), "step_size": step_size, "n_steps": n_steps})
+    first = run.restore(run_dir)
+    results = Results(run_dir, first=first)
 
-    def save(step: int) -> None:
-        state = {
-            "method": method.state_dict(),
-            "optimizer": optimizer.inner.state_dict(),
-            "scaler": scaler.state_dict(),
-            "results": results,
-            "identity": identity,
-        }
-        if distributed.rank() == 0:
-            checkpoint.save(run_dir, step, state, keep=keep)
+    def prune(_: int) -> None:
+        best = results.best(keep_best, checkpoint.steps(run_dir)) if keep_best is not None else None
+        checkpoint.prune(run_dir, keep=keep, every=keep_every, best=best)
 
-    with Log(run_dir, first=first, n_steps=n_steps, is_main=distributed.rank() == 0) as book:
+    with (
+        Log(run_dir, first=first, n_steps=n_steps, is_main=is_main) as book,
+        Saver(run_dir, written=prune) as saver,
+        interruption.watched() as asked,
+    ):
+
+        def save(done: int) -> None:
+            state = run.state()
+            if is_main:
+                saver.save(done, state)
+
+        def evaluate(done: int) -> None:
+            backbone, what = method.teacher.backbone, f"after {done} steps"
+            if done == 0:
+                shown = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).global_views[0].pixels
+                backbone, what = with_statistics(backbone, shown.to(where)), "random backbone"
+            results.add(done, _evaluate(evaluations, backbone, where, book, done, what))
+            _refuse_no_best(keep_best, results.last)
+
+        def is_due(done: int) -> bool:
+            return done in (0, n_steps) or (evaluate_every is not None and done % evaluate_every == 0)
+
+        def draw_partners(epoch: int) -> torch.Tensor:
+            """Of every image; history is kept for all of the latest checkpoints, from which the run may go on."""
+            resumable = checkpoint.steps(run_dir)[-keep:]
+            needed = resumable[0] // per_epoch if resumable else 0
+            assert method.partners is not None
+            return method.partners.draw(epoch, seed=seed, needed=needed)
+
         if first:
             book.say(f"going on from step {first} of {n_steps}")
-        if first == 0 and evaluations:
-            shown = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).global_views[0].pixels.to(where)
-            untrained = with_statistics(method.teacher.backbone, shown)
-            results = _evaluate(evaluations, untrained, where, book, 0, "random backbone")
+        if evaluations and is_due(first):
+            distributed.on_main(lambda: None if first in results.by_step else evaluate(first))
         sampler = Sampler(
             len(data),
             batch_size,
@@ -132,34 +180,41 @@ def train(
             sampler,
             n_workers=usual_workers() if n_workers is None else n_workers,
             pin=where.type == "cuda",
-            partners=None if method.partners is None else partial(_partners, method.partners, run_dir, seed, per_epoch),
+            partners=None if method.partners is None else draw_partners,
         )
         watch = _Watch(step_size)
-        for step in range(first, n_steps):
-            time = length.at(step)
-            torch.manual_seed(draws.step_seed(seed, step, distributed.rank()))
-            method.set_time(time)
-            optimizer.set_time(time)
-            taken = (watch.next_of(stream).to(where) for _ in range(accumulate))
-            outcomes, norm = gradients(method, optimizer, taken, accumulate, cast, scaler)
-            _refuse_not_finite(outcomes, norm, scaler, step, run_dir, method)
-            scaler.step(optimizer.inner)
-            scaler.update()
-            done = step + 1
-            if done % log_every == 0 or done == n_steps or step == first:  # before `update`: what the step itself saw
-                record = _record(time, method, optimizer, outcomes, norm.item()) | watch.read(done - first)
-                book.write(done, record)
-                book.progress(done, record)
-            method.update(outcomes)
-            book.tick()
-            if done == n_steps or (evaluate_every is not None and done % evaluate_every == 0):
-                trained = method.teacher.backbone
-                results = _evaluate(evaluations, trained, where, book, done, f"after {done} steps") or results
-            if done % save_every == 0 or done == n_steps:
-                save(done)
-    if pictures and distributed.rank() == 0:
+        with contextlib.closing(stream):
+            for step in range(first, n_steps):
+                time = length.at(step)
+                draws.start_generators(seed, step, distributed.rank())
+                method.set_time(time)
+                optimizer.set_time(time)
+                taken = (watch.next_of(stream).to(where) for _ in range(accumulate))
+                outcomes, norm = gradients(method, optimizer, taken, accumulate, cast, scaler)
+                is_last = _agreed(outcomes, norm, scaler, asked, step, run_dir, method)
+                scaler.step(optimizer.inner)
+                scaler.update()
+                done = step + 1
+                if (
+                    done % log_every == 0 or done == n_steps or step == first
+                ):  # before `update`: what the step itself saw
+                    record = _record(time, method, optimizer, outcomes, norm.item()) | watch.read(done - first)
+                    book.write(done, record)
+                    book.progress(done, record)
+                method.update(outcomes)
+                book.tick(done)
+                if is_last or is_due(done) or done % save_every == 0:
+                    save(done)
+                if is_last:
+                    distributed.on_main(saver.wait)  # no rank may leave before: that would end the others
+                    raise Interrupted(done, asked.signals, requeue=is_last == "requeue")
+                if evaluations and is_due(done):
+                    distributed.on_main(partial(evaluate, done))
+        saver.wait()
+        prune(n_steps)
+    if pictures and is_main:
         gallery.draw(run_dir, method, data, augmenter)
-    return results
+    return results.last
 
 
 def gradients(
@@ -196,31 +251,18 @@ def _refuse_out_of_range(given: Mapping[str, Any]) -> None:
             raise ConfigError(str(error)) from error
 
 
-def _restore(
-    run_dir: Path, method: Method, optimizer: Optimizer, scaler: torch.amp.GradScaler, identity: dict[str, int]
-) -> tuple[int, dict[str, float]]:
-    """Steps done and results so far, everything else put where it was; nothing if there is no checkpoint.
-
-    Raises:
-        CheckpointError: the run had other images, another number of ranks or another length.
-    """
-    found = checkpoint.latest(run_dir)
-    if found is None:
-        return 0, {}
-    step, state = found
-    if state.get("identity") != identity:
-        raise CheckpointError(
-            f"{run_dir} holds a run of {state.get('identity')}, which cannot go on as one of {identity}: "
-            f"repeat its data, number of processes and length, or give another --out"
+def _refuse_unknown_best(name: str | None, evaluations: Mapping[str, Evaluation]) -> None:
+    """Refuse to keep the best by what no evaluation of the run finds."""
+    if name is not None and name.partition("/")[0] not in evaluations:
+        raise ConfigError(
+            f"keep_best={name!r}, but the run's evaluations are {', '.join(evaluations) or 'none'}: write one of them "
+            f"with one of its results, such as 'dense/miou'"
         )
-    try:
-        method.load_state_dict(state["method"])
-        optimizer.inner.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"the checkpoint of step {step} in {run_dir} is of another method: {reason}") from error
-    return step, state["results"]
+
+
+def _refuse_no_best(name: str | None, found: Mapping[str, float]) -> None:
+    if name is not None and name not in found:
+        raise ConfigError(f"keep_best={name!r}, but what evaluations find is {', '.join(found)}")
 
 
 def device_of(name: str) -> torch.device:
@@ -239,49 +281,48 @@ def device_of(name: str) -> torch.device:
             raise ConfigError(f"device={name!r}, but torch sees no CUDA device here")
         return device
     if torch.cuda.is_available():
-        return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
+        return distributed.cuda_of(distributed.local_rank())
     return torch.device("cpu")
-
-
-def _partners(partners: Partners, run_dir: Path, seed: int, per_epoch: int, epoch: int) -> torch.Tensor:
-    """The partner of every image in an epoch; history is kept for every checkpoint that the run may go on from."""
-    kept = checkpoint.steps(run_dir)
-    return partners.draw(epoch, seed=seed, needed=kept[0] // per_epoch if kept else 0)
 
 
 def _evaluate(
     evaluations: Mapping[str, Evaluation], backbone: Backbone, device: torch.device, book: Log, step: int, what: str
 ) -> dict[str, float]:
-    """Results of all protocols on rank 0, told in a line each."""
+    """Results of all protocols, told in a line each; rank 0 asks for them alone."""
     results: dict[str, float] = {}
-    if distributed.rank() == 0:
-        for name, protocol in evaluations.items():
-            found = protocol(backbone, device)
-            results |= {f"{name}/{key}": float(value) for key, value in found.items() if isinstance(value, float)}
-            book.say(f"{name}, {what}: {protocol.headline} {found[protocol.headline]:.1%}")
-        if results:
-            book.write(step, results)
-    distributed.wait()
+    for name, protocol in evaluations.items():
+        found = protocol(backbone, device)
+        results |= {f"{name}/{key}": float(value) for key, value in found.items() if isinstance(value, float)}
+        book.say(f"{name}, {what}: {protocol.headline} {found[protocol.headline]:.1%}")
+    book.write(step, results)
     return results
 
 
-def _refuse_not_finite(
+def _agreed(
     outcomes: list[Outcome],
     norm: torch.Tensor,
     scaler: torch.amp.GradScaler,
+    asked: Asked,
     step: int,
     run_dir: Path,
     method: Method,
-) -> None:
-    """Stop a run whose loss or gradient is not finite, keeping what is needed to see why; all ranks stop together.
+) -> Literal["stop", "requeue", ""]:
+    """Whether this step is the last one because any rank was asked to stop; all ranks say the same.
 
-    A loss scaler looks after the gradients itself: it leaves out the step and scales less.
+    A loss or gradient that is not finite stops all of them before it reaches the weights, keeping what is needed to see
+    why. A loss scaler looks after gradients itself: it leaves out the step and scales less.
+
+    Raises:
+        NotFinite: a loss or its gradient is not, on any rank.
     """
     bad = ~torch.isfinite(torch.stack([outcome.total.detach() for outcome in outcomes])).all()
     if not scaler.is_enabled():
         bad = bad | ~torch.isfinite(norm)
-    if not distributed.total(bad.float()).item():  # the host waits for the device: nothing bad must reach the weights
-        return
+    said = torch.tensor([0.0, asked.to_stop, asked.to_requeue], device=bad.device)
+    said[0] = bad
+    is_bad, to_stop, to_requeue = distributed.total(said).tolist()  # where the host waits for the device
+    if not is_bad:
+        return "requeue" if to_requeue else "stop" if to_stop else ""
     path = run_dir / f"not_finite_step_{step}_rank_{distributed.rank()}.pt"
     losses = [{name: loss.item() for name, loss in outcome.losses.items()} for outcome in outcomes]
     replay = [_plain(outcome.step.batch) for outcome in outcomes]

@@ -11,6 +11,7 @@ import torch
 
 from sslkit import draws
 from sslkit.augmenters import Augmenter
+from sslkit.config import Config
 from sslkit.errors import NotFinite
 from sslkit.launch.job import ready
 from sslkit.loader import Images, Views
@@ -34,59 +35,92 @@ def rehearse(files: list[str], bindings: list[str]) -> str:
     from sslkit.commands import describe
 
     settings = ready(files, bindings)
+    arguments = _built(settings)
+    where, n_images = device_of(arguments["device"]), arguments["batch_size"]
+    steps = _Steps(where, n_images, N_STEPS, **arguments)
+    return "\n".join([describe.as_text(settings), *steps.report()])
+
+
+def try_out(settings: Config, n_images: int = 4) -> None:
+    """Take two steps on a few images, on the processor if there is nothing better here; nothing is written.
+
+    What can go wrong in a step of the whole run mostly goes wrong here, in seconds.
+
+    Raises:
+        ConfigError: parts of it refuse what they are given.
+        NotFinite: the loss does not stay finite.
+    """
+    arguments = _built(settings)
+    where = device_of("auto")
+    _Steps(where, min(n_images, arguments["batch_size"]), 2, **arguments)
+
+
+def _built(settings: Config) -> dict[str, Any]:
     torch.manual_seed(settings.argument("train", "seed").value)
-    return "\n".join([describe.as_text(settings), *_steps(**settings.build("train"))])
+    return settings.build("train")
 
 
-def _steps(
-    *,
-    method: Method,
-    data: Images,
-    augmenter: Augmenter,
-    optimizer: Optimizer,
-    batch_size: int,
-    accumulate: int,
-    n_epochs: int | None,
-    n_steps: int | None,
-    seed: int,
-    device: str,
-    precision: Any,
-    **_: Any,
-) -> list[str]:
-    length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
-    method.make_room(len(data))
-    where = device_of(device)
-    began = clock.monotonic()
-    batch = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).to(where)
-    loading = clock.monotonic() - began
-    method.to(where).train()
-    optimizer.build(method)
-    cast, scaler = autocast(where, precision)
-    time = _fullest(method, length)
-    method.set_time(time)
-    optimizer.set_time(time)
-    took = []
-    for _step in range(N_STEPS):
-        _wait(where)
+class _Steps:
+    """A few whole steps on one batch, and what they took."""
+
+    def __init__(
+        self,
+        where: torch.device,
+        n_images: int,
+        n: int,
+        *,
+        method: Method,
+        data: Images,
+        augmenter: Augmenter,
+        optimizer: Optimizer,
+        batch_size: int,
+        accumulate: int,
+        n_epochs: int | None,
+        n_steps: int | None,
+        seed: int,
+        precision: Any,
+        **_: Any,
+    ):
+        self.where, self.n_images, self.accumulate = where, n_images, accumulate
+        self.length = plan(
+            method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps
+        )
+        method.make_room(len(data))
         began = clock.monotonic()
-        torch.manual_seed(draws.step_seed(seed, 0, 0))
-        outcomes, _norm = gradients(method, optimizer, repeat(batch, accumulate), accumulate, cast, scaler)
-        scaler.step(optimizer.inner)
-        scaler.update()
-        method.update(outcomes)
-        _wait(where)
-        took.append(clock.monotonic() - began)
-    step = min(took[1:])
-    losses = ", ".join(f"{name} {loss.item():.3f}" for name, loss in outcomes[-1].losses.items())
-    if not torch.isfinite(outcomes[-1].total):
-        raise NotFinite(f"after {N_STEPS} steps on one batch the loss is not finite ({losses})")
-    return [
-        f"one batch of {batch_size} images on {where}, as in step {time.step}: loss {losses}",
-        f"peak memory: {_peak(where)}",
-        f"a step takes {step:.3g} s, its images {loading * accumulate:.3g} s on one processor before that",
-        f"{length.n_steps} steps of {length.step_size} images ({length.per_epoch} an epoch): "
-        f"about {_spell(length.n_steps * step)} if the images come fast enough, evaluations not counted",
-    ]
+        batch = Views(data, augmenter, seed, augmenter.n_global).first(n_images).to(where)
+        self.loading = clock.monotonic() - began
+        method.to(where).train()
+        optimizer.build(method)
+        cast, scaler = autocast(where, precision)
+        self.time = _fullest(method, self.length)
+        method.set_time(self.time)
+        optimizer.set_time(self.time)
+        self.took: list[float] = []
+        for _step in range(n):
+            _wait(where)
+            began = clock.monotonic()
+            draws.start_generators(seed, 0, 0)
+            outcomes, _norm = gradients(method, optimizer, repeat(batch, accumulate), accumulate, cast, scaler)
+            scaler.step(optimizer.inner)
+            scaler.update()
+            method.update(outcomes)
+            _wait(where)
+            self.took.append(clock.monotonic() - began)
+        self.losses = ", ".join(f"{name} {loss.item():.3f}" for name, loss in outcomes[-1].losses.items())
+        if not torch.isfinite(outcomes[-1].total):
+            raise NotFinite(f"after {n} steps on one batch the loss is not finite ({self.losses})")
+
+    def report(self) -> list[str]:
+        """What a person wants to know before a run."""
+        step, length = min(self.took[1:]), self.length
+        return [
+            f"one batch of {self.n_images} images on {self.where}, as in step {self.time.step}: loss {self.losses}",
+            f"peak memory: {_peak(self.where)}",
+            f"a step takes {step:.3g} s, "
+            f"its images {self.loading * self.accumulate:.3g} s on one processor before that",
+            f"{length.n_steps} steps of {length.step_size} images ({length.per_epoch} an epoch): "
+            f"about {_spell(length.n_steps * step)} if the images come fast enough, evaluations not counted",
+        ]
 
 
 def _fullest(method: Method, length: Plan) -> Time:

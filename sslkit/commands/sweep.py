@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -16,6 +17,8 @@ from statistics import mean, stdev
 
 import click
 
+from sslkit import interruption
+from sslkit.config import Config
 from sslkit.config.syntax import parse
 from sslkit.config.text import spell
 from sslkit.errors import ConfigError
@@ -24,6 +27,7 @@ from sslkit.launch.options import Asked
 
 Rows = Mapping[tuple[str, ...], list[dict[str, float]]]  # results of each point, one for each seed
 LONGEST = 100  # characters of a directory's name
+_INTERRUPTED = {128 + number for number in (*interruption.STOP, interruption.REQUEUE)}
 SEED = "train.seed"  # a swept seed repeats a point; the table shows mean and deviation over it
 
 
@@ -96,29 +100,60 @@ def points(axes: Sequence[Axis]) -> list[Point]:
     return grid
 
 
-def sweep(asked: Asked, texts: list[str]) -> int:
+def checked(asked: Asked, texts: list[str]) -> list[tuple[Point, Config]]:
+    """Every point of the grid with its settings.
+
+    Raises:
+        ConfigError: a point is wrong, or a directory holds another run.
+    """
+    found = []
+    for point in grid_of(texts):
+        try:
+            settings = ready(asked.files, [*asked.bindings, *point.bindings])
+            refuse_another_run(asked.run_dir / point.folder, settings)
+        except ConfigError as error:
+            raise ConfigError(f"the point {point.folder}: {error}") from error
+        found.append((point, settings))
+    return found
+
+
+def grid_of(texts: list[str]) -> list[Point]:
+    """The points of the axes that are typed."""
+    return points([axis(text) for text in texts])
+
+
+def renew_report(out: Path, texts: list[str]) -> None:
+    """Write the table and the plot of what is finished so far; several jobs may ask at the same time."""
+    with (out / ".report").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        write_report(out, grid_of(texts))
+
+
+def sweep(asked: Asked, texts: list[str], processes: int | None) -> int:
     """Run every point that is not finished yet, here and one after the other; 1 comes back if one failed, else 0.
 
     All points are checked before the first one starts. A point that fails does not keep the others from running. The
     same command goes on where it stopped.
 
+    Args:
+        processes: ranks of each run.
+
     Raises:
         ConfigError: a point is wrong, or a directory holds another run.
     """
-    grid, out, files = points([axis(text) for text in texts]), asked.run_dir, asked.files
-    for point in grid:
-        try:
-            settings = ready(files, [*asked.bindings, *point.bindings])
-            refuse_another_run(out / point.folder, settings)
-        except ConfigError as error:
-            raise ConfigError(f"the point {point.folder}: {error}") from error
+    grid, out, files = [point for point, _ in checked(asked, texts)], asked.run_dir, asked.files
     for n, point in enumerate(grid, start=1):
         run_dir = out / point.folder
         if results_of(run_dir):
             click.echo(f"[{n}/{len(grid)}] {point.folder}: finished before")
             continue
         click.echo(f"[{n}/{len(grid)}] {point.folder}")
-        code = subprocess.run(_command(files, [*asked.bindings, *point.bindings], run_dir), check=False).returncode
+        words = _command(files, [*asked.bindings, *point.bindings], run_dir)
+        words += [] if processes is None else ["--processes", str(processes)]
+        code = subprocess.run(words, check=False).returncode
+        if code in _INTERRUPTED:
+            click.echo(f"[{n}/{len(grid)}] {point.folder} was stopped; the same command goes on there", err=True)
+            return code
         if code:
             click.echo(f"[{n}/{len(grid)}] {point.folder} failed with code {code}; the others go on", err=True)
     failed = sum(not results_of(out / point.folder) for point in grid)

@@ -28,9 +28,12 @@ def _anywhere(binding: Binding) -> str:
 
 
 def as_used(tree: Tree) -> str:
-    """Every value of every object, defaults included; it reads back to the same tree."""
+    """Every value of every object, defaults included; it reads back to the same tree.
+
+    Without entries of which no value changes a result: where a run takes place is not what it is.
+    """
     lines: dict[str, str] = {}
-    for node in tree.nodes():
+    for node in Tree({name: node for name, node in tree.entries.items() if not node.known.is_free}).nodes():
         if node.shared_as is not None:
             lines[f"{node.shared_as}/{SINGLETON}.constructor"] = repr(Uncalled(node))
         for name, argument in node.arguments.items():

@@ -7,14 +7,17 @@ import fcntl
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from sslkit import checkpoint, config, distributed, preflight, provenance
+from sslkit import checkpoint, config, distributed, preflight, provenance, status
 from sslkit.config import Config
 from sslkit.config.problem import Problem
-from sslkit.errors import ConfigError
+from sslkit.errors import ConfigError, Interrupted
+from sslkit.log import Text
+from sslkit.status import Status
 
 log = logging.getLogger("sslkit")
 
@@ -34,39 +37,86 @@ class Job:
         Raises:
             ConfigError: the configuration is wrong, or the directory holds another run or another job; no step has
                 been taken then.
+            Interrupted: a signal has stopped the run, which is saved.
+            RankLost: another rank has died or hangs.
         """
-        from sslkit.train import train
-
         run_dir = Path(self.run_dir)
         settings, problems = config.examine(self.files, self.bindings)
-        distributed.start(torch.device("cuda" if _wants_cuda(settings) else "cpu"))
+        device = torch.device("cuda" if _wants_cuda(settings) else "cpu")
+        distributed.start(device, run_dir, patience_s=_patience(settings))
         try:
-            distributed.on_main(lambda: refuse_wrong(settings, problems))
-            torch.manual_seed(settings.argument("train", "seed").value)
-            arguments = settings.build("train")
-            with contextlib.ExitStack() as held:
+            with distributed.losses_named(), contextlib.ExitStack() as held:
+                distributed.on_main(lambda: refuse_wrong(settings, problems))
                 distributed.on_main(lambda: self._take(run_dir, settings, held))
-                try:
-                    results = train(run_dir=run_dir, **arguments)
-                except ConfigError as error:
-                    raise ConfigError(f"{error}{settings.places(str(error))}") from error
-                if distributed.rank() == 0:
-                    provenance.write_results(run_dir, results)
-                return results
+                return self._train(run_dir, settings)
+        except Interrupted as stop:
+            distributed.on_main(partial(self.interrupted, stop))
+            raise
         finally:
             distributed.stop()
 
+    def interrupted(self, stop: Interrupted) -> None:
+        """What rank 0 does once a signal has stopped the run, while the others wait."""
+
     def _take(self, run_dir: Path, settings: Config, held: contextlib.ExitStack) -> None:
-        """Make the run directory ours, until `held` is closed, and write down what the run is."""
+        """Make the run directory ours, until `held` is closed, and write down what the run is and how it ends."""
         held.enter_context(alone_in(run_dir))
         refuse_another_run(run_dir, settings)
         provenance.write(run_dir, settings, self.command)
+        held.enter_context(_ending_said(run_dir))
+
+    def _train(self, run_dir: Path, settings: Config) -> dict[str, float]:
+        from sslkit.train import train
+
+        torch.manual_seed(settings.argument("train", "seed").value)
+        arguments = settings.build("train")
+        try:
+            results = train(run_dir=run_dir, **arguments)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{settings.places(str(error))}") from error
+        if distributed.rank() == 0:
+            provenance.write_results(run_dir, results)
+        return results
 
 
 def _wants_cuda(settings: Config) -> bool:
     """Whether the ranks will meet on accelerators, as far as a configuration that may be wrong tells."""
     device = settings.argument("train", "device").value if settings.has("train") else "cpu"
     return torch.cuda.is_available() if device == "auto" else str(device).startswith("cuda")
+
+
+def _patience(settings: Config) -> float:
+    """How long ranks wait for one another, as far as a configuration that may be wrong tells."""
+    value = settings.argument("train", "patience_s").value if settings.has("train") else None
+    return float(value) if isinstance(value, (int, float)) and value > 0 else 1800.0
+
+
+@contextlib.contextmanager
+def _ending_said(run_dir: Path) -> Iterator[None]:
+    """Write into the run directory how the run ends, if it is not killed, with the reason in its log."""
+    kept = Status(run_dir)
+    kept.change("starting")
+    try:
+        yield
+    except Interrupted as stop:
+        _end(run_dir, kept, "requeued" if stop.requeue else "stopped", str(stop))
+        raise
+    except BaseException as error:
+        _end(run_dir, kept, "failed", f"{type(error).__name__}: {error}")
+        raise
+    _end(run_dir, kept, "finished", "")
+
+
+def _end(run_dir: Path, kept: Status, state: str, message: str) -> None:
+    try:
+        kept.said = status.read(run_dir) | {"message": message}
+        kept.change(state)
+        if message:
+            text = Text(run_dir)
+            text.write(message)
+            text.close()
+    except OSError as error:  # a full disk, mostly; what ends the run is said elsewhere too
+        log.warning("cannot write how the run ended into %s: %s", run_dir, error)
 
 
 def ready(files: list[str], bindings: list[str]) -> Config:
@@ -103,7 +153,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / ".lock").open("w")
+        lock = status.lock_path(run_dir).open("w")
     except OSError as error:
         raise ConfigError(f"--out {run_dir} cannot be used: {error}") from error
     with lock:

@@ -73,6 +73,23 @@ def refuse_no_folder(data: Path) -> None:
         raise ConfigError(f"--data {data}: there is no such folder (looked at {data.absolute()})")
 
 
+def resources(**given: object) -> list[str]:
+    """Options of `--slurm` as bindings."""
+    said = {name: value for name, value in given.items() if value not in (None, ())}
+    return [f"Slurm.{name} = {value!r}  # --{name.replace('_', '-')} {value}" for name, value in said.items()]
+
+
+def without(words: list[str], option: str) -> list[str]:
+    """Words of a command without an option and its value."""
+    kept, skip = [], False
+    for word in words:
+        if skip or word == option or word.startswith(f"{option}="):
+            skip = word == option
+            continue
+        kept.append(word)
+    return kept
+
+
 @dataclass(frozen=True)
 class Asked:
     """One `launch` as typed."""
@@ -110,8 +127,15 @@ class Asked:
             return self.repeated.with_name(f"{self.repeated.name}_again")
         return Path("runs") / Path(self.files[-1]).stem
 
+    @property
+    def words(self) -> list[str]:
+        """The same command for other processes, with all of its options as bindings."""
+        words = [word for file in self.files for word in ("--gin", file)]
+        words += [word for binding in self.bindings for word in ("--set", binding)]
+        return [*words, "--out", str(self.run_dir)]
+
     def run(self) -> None:
-        """Train here."""
+        """Train in this process."""
         import click
 
         from sslkit import distributed, provenance

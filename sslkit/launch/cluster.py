@@ -1,0 +1,117 @@
+"""What is asked of Slurm by its own commands."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sslkit.errors import ConfigError, SlurmError
+
+_TIMEOUT_S = 60
+_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of a job."""
+
+    state: str  # as Slurm writes it: PENDING, RUNNING, ...
+    reason: str = ""  # why it waits
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in _ENDED
+
+
+def is_there() -> bool:
+    """Whether this machine can submit to a Slurm."""
+    return shutil.which("sbatch") is not None
+
+
+def refuse_none() -> None:
+    """Refuse a machine without Slurm.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    if not is_there():
+        raise ConfigError("--slurm: there is no sbatch on this machine; submit where Slurm's commands are")
+
+
+def partitions() -> dict[str, str]:
+    """Names of the partitions, and the longest time that each allows; the default one first."""
+    found = {}
+    for line in _asked("sinfo", "--noheader", "--format=%P|%l").splitlines():
+        name, _, limit = line.strip().partition("|")
+        found[name] = limit
+    order = sorted(found, key=lambda name: not name.endswith("*"))
+    return {name.rstrip("*"): found[name] for name in order}
+
+
+def nodes(partition: str | None) -> set[str]:
+    """Names of the machines of a partition, or of all."""
+    chosen = [] if partition is None else [f"--partition={partition}"]
+    return set(_asked("sinfo", "--noheader", "--Node", "--format=%n", *chosen).split())
+
+
+def refusal(script: str) -> str:
+    """Why Slurm would not take a script, without submitting it; empty if it would."""
+    done = subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+    )
+    said = re.sub(r"^(sbatch|allocation failure): (error: )?", "", done.stderr.strip(), flags=re.MULTILINE)
+    return said.replace("allocation failure: ", "") if done.returncode else ""
+
+
+def states(jobs: Iterable[str]) -> dict[str, JobState]:
+    """What Slurm knows of jobs, of those still there and, where it keeps accounts, of those gone."""
+    asked = sorted(set(jobs))
+    if not asked or not is_there():
+        return {}
+    found: dict[str, JobState] = {}
+    try:
+        for line in _asked("sacct", "-n", "-P", "-X", f"-j{','.join(asked)}", "-oJobID,State").splitlines():
+            job, _, state = line.partition("|")
+            found[job] = JobState(state.split(" ")[0])
+    except SlurmError:  # without accounting
+        pass
+    try:
+        shown = _asked("squeue", "--noheader", "--array", "--format=%i|%T|%r")
+    except SlurmError:
+        shown = ""
+    for line in shown.splitlines():
+        job, state, reason = line.split("|", 2)
+        if job in asked or job.partition("_")[0] in asked:
+            found[job] = JobState(state, "" if reason == "None" else reason)
+    return found
+
+
+def requeue(job: str) -> None:
+    """Let Slurm start a job anew, under the same number.
+
+    Raises:
+        SlurmError: it does not.
+    """
+    _asked("scontrol", "requeue", job)
+
+
+def cancel(job: str) -> None:
+    """End a job, or take it out of the queue; the run is asked to save first.
+
+    Raises:
+        SlurmError: there is no such job, or it is somebody else's.
+    """
+    _asked("scancel", job)
+
+
+def _asked(*words: str) -> str:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlurmError(f"{words[0]}: {error}") from error
+    if done.returncode:
+        raise SlurmError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout

@@ -1,0 +1,105 @@
+"""Several ranks on this machine, each a process of its own, and what is done when one of them fails."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from sslkit import interruption, rendezvous
+
+GRACE_S = 15.0  # for the other ranks to end by themselves once one has failed
+_PR_SET_PDEATHSIG = 1
+
+
+def run(words: Sequence[str], n: int, run_dir: Path) -> int:
+    """Run `sslkit launch` with these words on `n` ranks; the exit code of the one that failed first comes back, else 0.
+
+    Signals are handed on to all ranks, which save and stop. When one fails, the others end with it: by themselves as
+    soon as they miss it, or killed after a while. Killed itself, this process takes the ranks with it.
+    """
+    group = _Group(words, n)
+    before = {number: signal.signal(number, group.hand_on) for number in (*interruption.STOP, interruption.REQUEUE)}
+    try:
+        failed = group.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if failed is None:
+        return 0
+    code = group.ranks[failed].returncode
+    if code < 0 and code not in (-signal.SIGINT, -signal.SIGTERM):
+        click.echo(
+            f"error: rank {failed} was killed by {signal.Signals(-code).name}"
+            f"{' (out of memory?)' if code == -signal.SIGKILL else ''}; the same command goes on from the newest "
+            f"checkpoint in {run_dir}",
+            err=True,
+        )
+    return 128 - code if code < 0 else code
+
+
+class _Group:
+    def __init__(self, words: Sequence[str], n: int):
+        meeting = uuid.uuid4().hex
+        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, _processors() // n))}
+        self.ranks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "sslkit", "launch", *words],
+                env={
+                    **os.environ,
+                    **threads,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(n),
+                    "LOCAL_WORLD_SIZE": str(n),
+                    rendezvous.MEETING: meeting,
+                },
+                preexec_fn=_leave_with_parent,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+            )
+            for rank in range(n)
+        ]
+
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        for process in self.ranks:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def wait(self) -> int | None:
+        """Until all have ended; the rank that failed first comes back."""
+        failed, until = None, float("inf")
+        while any(process.poll() is None for process in self.ranks):
+            time.sleep(0.05)
+            if failed is None:
+                failed = self._failed()
+                until = time.monotonic() + GRACE_S if failed is not None else until
+            elif time.monotonic() > until:
+                for process in self.ranks:
+                    if process.poll() is None:
+                        process.kill()
+        return failed if failed is not None else self._failed()
+
+    def _failed(self) -> int | None:
+        """The rank that ended with a failure; one that was killed is a cause, one that says so may be a consequence."""
+        codes = {rank: process.poll() for rank, process in enumerate(self.ranks)}
+        bad = [rank for rank, code in codes.items() if code]
+        return min(bad, key=lambda rank: ((codes[rank] or 0) >= 0, rank)) if bad else None
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _leave_with_parent() -> None:
+    """Be asked to stop when the parent is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

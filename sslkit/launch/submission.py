@@ -1,0 +1,204 @@
+"""From a command to jobs of Slurm: everything is looked at first, then written down, then submitted."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.slurm import slurm as writer
+
+from sslkit import files, status
+from sslkit.config import Config, load
+from sslkit.config.build import Builder
+from sslkit.errors import ConfigError
+from sslkit.launch import cluster, snapshot
+from sslkit.launch.job import ready, refuse_another_run
+from sslkit.launch.on_slurm import SlurmJob
+from sslkit.launch.slurm import PYTHON, Slurm
+from sslkit.loader import steps_per_epoch
+from sslkit.registry import did_you_mean
+
+_OF_ONE_MACHINE = {"tmpfs", "ramfs", "overlay"}
+_OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One run, or the runs of a sweep as an array.
+
+    Args:
+        run_dirs: of each run.
+        settings: of each run, checked.
+        folder: where submitit keeps its files, with the output of every task.
+        axes: of the sweep.
+        sweep_dir: where its table goes.
+        command: what the user typed.
+    """
+
+    run_dirs: Sequence[Path]
+    settings: Sequence[Config]
+    folder: Path
+    axes: Sequence[str]
+    sweep_dir: Path
+    command: Sequence[str]
+
+    @property
+    def resources(self) -> Slurm:
+        """What is asked of Slurm; all runs of a sweep ask for the same."""
+        settings = self.settings[0]
+        if not settings.has("Slurm"):
+            return Slurm()
+        return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
+
+    def script(self, code: Path | None) -> str:
+        """The file that sbatch gets."""
+        executor, parameters = self._executor(code)
+        n = len(self.run_dirs)
+        text: str = writer._make_sbatch_string(
+            command=executor._submitit_command_str,
+            folder=executor.folder,
+            map_count=n if n > 1 else None,
+            **parameters,
+        )
+        return text
+
+    def _executor(self, code: Path | None) -> tuple[submitit.SlurmExecutor, dict[str, Any]]:
+        name = (self.sweep_dir if self.axes else self.run_dirs[0]).name
+        executor = submitit.SlurmExecutor(self.folder.absolute(), python=PYTHON)
+        parameters = self.resources.parameters(name, code)
+        executor.update_parameters(**parameters)
+        return executor, parameters
+
+    def refuse_what_cannot_run(self) -> None:
+        """Look at everything that would otherwise show when the job starts, hours later.
+
+        Raises:
+            ConfigError: with what is wrong and what would be right.
+        """
+        resources = self.resources
+        _refuse_no_partition(resources)
+        for run_dir, settings in zip(self.run_dirs, self.settings, strict=True):
+            refuse_another_run(run_dir, settings)
+            _refuse_running(run_dir)
+            _refuse_too_few(settings, resources.n_ranks)
+        _refuse_folder(self.folder, resources)
+        said = cluster.refusal(self.script(None))
+        if said:
+            raise ConfigError(f"Slurm would not take this job: {said}\n  asked for: {resources}")
+
+    def submit(self) -> list[str]:
+        """Write down what the jobs need and hand them to Slurm; their numbers come back.
+
+        Raises:
+            SlurmError: it does not take them.
+        """
+        code = snapshot.take(self.folder.parent / "code").absolute()
+        executor, _ = self._executor(code)
+        jobs = [
+            SlurmJob(
+                files=[str(_frozen(run_dir, settings))],
+                run_dir=str(run_dir.absolute()),
+                command=list(self.command),
+                folder=os.getcwd(),
+                code=str(code),
+                axes=list(self.axes),
+                sweep_dir=str(self.sweep_dir.absolute()),
+            )
+            for run_dir, settings in zip(self.run_dirs, self.settings, strict=True)
+        ]
+        with executor.batch():
+            submitted = [executor.submit(job) for job in jobs]
+        numbers = [str(job.job_id) for job in submitted]
+        for run_dir, number in zip(self.run_dirs, numbers, strict=True):
+            said = {"job": number, "submitted": time.time(), "output": str(self.folder.absolute())}
+            files.put_json(run_dir / "slurm" / "job.json", said)
+        return numbers
+
+
+def submitted(run_dir: Path) -> dict[str, object]:
+    """What is known of the job of a run: its number, when it was submitted, the folder of its output."""
+    return files.read_json(run_dir / "slurm" / "job.json", dict)
+
+
+def _frozen(run_dir: Path, settings: Config) -> Path:
+    """The configuration as it is now, in a file that the job reads, whatever happens to the files it came from."""
+    target = (run_dir / "slurm" / "config.gin").absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files.put_text(target, settings.text)
+    again = load([str(target)])
+    if again.operative != settings.operative:
+        raise RuntimeError(f"{target} does not read back to the configuration that it was written from")
+    return target
+
+
+def _refuse_no_partition(resources: Slurm) -> None:
+    known = cluster.partitions()
+    if resources.partition is not None and resources.partition not in known:
+        near = did_you_mean(resources.partition, known, after="; ")
+        raise ConfigError(
+            f"partition={resources.partition!r} does not exist{near}; there is: {', '.join(known)} (sinfo lists them)"
+        )
+
+
+def _refuse_running(run_dir: Path) -> None:
+    """Refuse a run that is at work or in the queue."""
+    if status.holder(run_dir) is not None:
+        raise ConfigError(f"a process trains in {run_dir}; `sslkit cancel {run_dir}` stops it, or give another --out")
+    job = submitted(run_dir).get("job")
+    state = cluster.states([str(job)]).get(str(job)) if job else None
+    if state is not None and not state.has_ended:
+        raise ConfigError(
+            f"{run_dir} is job {job}, which is {state.state.lower()}; `sslkit cancel {run_dir}` ends it, or give "
+            f"another --out"
+        )
+
+
+def _refuse_too_few(settings: Config, n_ranks: int) -> None:
+    """Refuse data that do not fill one step of so many ranks, before these are there."""
+    data = settings.part("train", "data")
+    batch_size, accumulate = (int(settings.argument("train", name).value) for name in ("batch_size", "accumulate"))
+    steps_per_epoch(len(data), batch_size * accumulate * n_ranks)
+
+
+def _refuse_folder(folder: Path, resources: Slurm) -> None:
+    """Refuse a folder that cannot be written, or that the machines of the job would not see."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".written"
+        files.put_text(probe, "")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--out {folder.parent} cannot be written: {error}") from error
+    others = cluster.nodes(resources.partition) - {os.uname().nodename, os.uname().nodename.partition(".")[0]}
+    kind = _file_system(folder)
+    whole = str(folder.resolve())
+    if others - {"localhost"} and (kind in _OF_ONE_MACHINE or whole.startswith(tuple(f"{own}/" for own in _OWN))):
+        raise ConfigError(
+            f"--out {folder.parent} lies on this machine alone ({kind or 'a folder of its own'}), and the job runs on "
+            f"others ({', '.join(sorted(others)[:3])}): give a folder that all of them share"
+        )
+
+
+def _file_system(folder: Path) -> str:
+    """The kind of file system that a folder is on, as Linux names it."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    whole = folder.resolve()
+    inside = [(len(point), kind) for _, point, kind, *_ in mounts if whole.is_relative_to(point)]
+    return max(inside)[1] if inside else ""
+
+
+def one(files_: list[str], bindings: list[str], run_dir: Path, command: Sequence[str]) -> Submission:
+    """The submission of a single run.
+
+    Raises:
+        ConfigError: its configuration is wrong.
+    """
+    return Submission([run_dir], [ready(files_, bindings)], run_dir / "slurm", [], run_dir, command)

@@ -1,0 +1,70 @@
+"""What a checkpoint holds of a run, and how all of it is put back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslkit import batch_norm, checkpoint, distributed
+from sslkit.errors import CheckpointError
+from sslkit.method import Method
+from sslkit.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """The parts of a run that a step changes, and what has to be the same when it goes on.
+
+    Not among them: the place in the data and the generators of every rank, which are functions of the seed and the step
+    (`loader.Sampler`, `draws.start_generators`), and schedules, which are functions of the step.
+
+    Args:
+        identity: images, images of a step, steps.
+    """
+
+    method: Method
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    identity: dict[str, int]
+
+    def state(self) -> dict[str, Any]:
+        """Everything as tensors and plain values; all ranks ask together, and rank 0 has all of it."""
+        own = distributed.of_all(batch_norm.own_statistics(self.method)) if distributed.world_size() > 1 else []
+        return {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.inner.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ranks": own,
+            "identity": self.identity,
+        }
+
+    def restore(self, run_dir: Path) -> int:
+        """Put back the newest checkpoint; the steps done come back, 0 if there is none.
+
+        Raises:
+            CheckpointError: it is of a run with other images, another length, another method or number of ranks.
+        """
+        found = checkpoint.latest(run_dir)
+        if found is None:
+            return 0
+        step, state = found
+        if state.get("identity") != self.identity:
+            raise CheckpointError(
+                f"{run_dir} holds a run of {state.get('identity')}, which cannot go on as one of {self.identity}: "
+                f"repeat its data, number of processes and length, or give another --out"
+            )
+        try:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.inner.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if state["ranks"]:
+                self.method.load_state_dict(state["ranks"][distributed.rank()], strict=False)
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"the checkpoint of step {step} in {run_dir} is of another method: {reason}"
+            ) from error
+        return step
