@@ -1,4 +1,4 @@
-"""The command line: `sslkit check | describe | list | new | launch | evaluate | picture | export`.
+"""The command line: `sslkit check | describe | list | new | launch | runs | logs | cancel | evaluate | ...`.
 
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
@@ -31,6 +31,10 @@ BINDINGS = click.option(
     help="A binding on top of the files; may be repeated.",
 )
 
+
+AT = click.option(
+    "--at", metavar="STEP | NAME", help="A kept checkpoint: its step, or what it is best by, such as dense/miou."
+)
 
 _RESOURCES = {  # option: type, what it is; all can be bound as well, as `Slurm.nodes = 2`
     "--nodes": (click.IntRange(min=1), "Machines."),
@@ -235,25 +239,67 @@ def _typed() -> list[str]:
     return path.split() if path.startswith("python") else ["sslkit"]
 
 
+@main.command("runs", short_help="List runs: state, step, speed, time left, last probe.")
+@click.argument("folder", type=DIRECTORY, default=Path("runs"), metavar="[FOLDER]")
+@click.option("--json", "as_json", is_flag=True, help="Print a list of records for tools.")
+def runs_(folder: Path, as_json: bool) -> None:
+    """List the runs at or below a folder, runs/ if left out, here and on Slurm."""
+    from sslkit.commands import following
+
+    found = following.runs(folder)
+    if as_json:
+        click.echo(json.dumps([{**vars(run), "folder": str(run.folder)} for run in found], indent=2))
+    else:
+        click.echo(following.table(found, folder))
+
+
+@main.command(short_help="Show what a run says.")
+@click.argument("run", type=DIRECTORY)
+@click.option("-n", "lines", type=click.IntRange(min=1), default=50, help="Lines from the end.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added.")
+def logs(run: Path, lines: int, follow: bool) -> None:
+    """Show the log of a run, through all of its starts; of a job that failed also what it printed."""
+    from sslkit.commands import following
+
+    shown, path = following.lines_of(run, lines)
+    for line in shown:
+        click.echo(line)
+    if follow and path is not None:
+        for line in following.follow(path):
+            click.echo(line)
+
+
+@main.command(short_help="Ask a run to save and stop.")
+@click.argument("run", type=DIRECTORY)
+def cancel(run: Path) -> None:
+    """Ask a run, or all below a folder, to save and stop, or take it out of Slurm's queue."""
+    from sslkit.commands import following
+
+    for line in following.cancel(run):
+        click.echo(line)
+
+
 @main.command(short_help="Evaluate the backbone of a run by a protocol.")
 @click.argument("run", type=DIRECTORY)
 @click.option("--protocol", required=True, metavar="FILE", help="A gin file that binds evaluation.protocol.")
 @click.option("--data", type=DIRECTORY, help="Folder of the protocol's data set.")
 @click.option("--set", "bindings", multiple=True, metavar="'A.b = 1'", help="A binding on top of the protocol's file.")
-def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, ...]) -> None:
+@AT
+def evaluate(run: Path, protocol: str, data: Path | None, bindings: tuple[str, ...], at: str | None) -> None:
     """Evaluate the teacher's backbone of a run; the last line printed is one JSON record."""
     from sslkit.commands.runs import evaluate_run
 
-    click.echo(json.dumps(evaluate_run(run, protocol, data, list(bindings))))
+    click.echo(json.dumps(evaluate_run(run, protocol, data, list(bindings), at)))
 
 
 @main.command(short_help="Draw clusters, features, receptive fields, curves of a run.")
 @click.argument("run", type=DIRECTORY)
-def picture(run: Path) -> None:
+@AT
+def picture(run: Path, at: str | None) -> None:
     """Draw clusters, matches, features, receptive fields and curves of a run into RUN/pictures."""
     from sslkit.commands.runs import picture_run
 
-    for path in picture_run(run):
+    for path in picture_run(run, at):
         click.echo(path)
 
 
@@ -261,9 +307,10 @@ def picture(run: Path) -> None:
 @click.argument("run", type=DIRECTORY)
 @click.option("--to", "layout", type=click.Choice(["timm"]), required=True, help="Layout of the exported weights.")
 @click.option("--out", type=DIRECTORY, required=True, help="Folder to write to.")
-def export(run: Path, layout: str, out: Path) -> None:
+@AT
+def export(run: Path, layout: str, out: Path, at: str | None) -> None:
     """Write the teacher's backbone of a run for `timm.create_model("local-dir:OUT")`."""
     from sslkit.commands.runs import export_run
 
-    loading = export_run(run, out)
+    loading = export_run(run, out, at)
     click.echo(f"wrote {out}/model.safetensors and config.json; load with\n  {loading}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sslkit import checkpoint, config
+from sslkit.commands.following import best_step
 from sslkit.config import Config
 from sslkit.errors import CheckpointError, ConfigError
 from sslkit.launch.options import with_data
@@ -30,13 +31,16 @@ def settings_of(run: Path) -> Config:
     return settings
 
 
-def method_of(run: Path, settings: Config) -> tuple[int, Method]:
-    """The run's method in the state of its newest checkpoint, with that checkpoint's step.
+def method_of(run: Path, settings: Config, at: str | None = None) -> tuple[int, Method]:
+    """The run's method in the state of a checkpoint, with its step.
+
+    Args:
+        at: the step, or the result that it is best by; the newest one that can be read if left out.
 
     Raises:
-        ConfigError: the run has no checkpoint yet.
+        ConfigError: the run has no such checkpoint.
     """
-    found = checkpoint.latest(run)
+    found = checkpoint.latest(run) if at is None else _kept(run, at)
     if found is None:
         raise ConfigError(f"{run} has no checkpoint yet (looked at {checkpoint.folder(run).absolute()})")
     step, state = found
@@ -52,9 +56,16 @@ def method_of(run: Path, settings: Config) -> tuple[int, Method]:
     return step, method
 
 
-def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str]) -> dict[str, Any]:
+def _kept(run: Path, at: str) -> tuple[int, dict[str, Any]]:
+    step = int(at) if at.isdecimal() else best_step(run, at)
+    return step, checkpoint.of_step(run, step)
+
+
+def evaluate_run(
+    run: Path, protocol: str, data: Path | None, bindings: list[str], at: str | None = None
+) -> dict[str, Any]:
     """The protocol's results on the teacher's backbone of a run, with what they are results of."""
-    step, method = method_of(run, settings_of(run))
+    step, method = method_of(run, settings_of(run), at)
     settings = config.load([protocol], with_data([protocol], data, bindings))
     if not settings.has("evaluation"):
         raise ConfigError(f"{protocol} does not set evaluation.protocol")
@@ -75,7 +86,7 @@ def evaluate_run(run: Path, protocol: str, data: Path | None, bindings: list[str
     }
 
 
-def export_run(run: Path, out: Path) -> str:
+def export_run(run: Path, out: Path, at: str | None = None) -> str:
     """Write the teacher's backbone of a run in timm's layout; how to load it comes back.
 
     The run's configuration is in the metadata of the tensor file.
@@ -87,7 +98,7 @@ def export_run(run: Path, out: Path) -> str:
     from sslkit.backbones.weights import export_timm
 
     settings = settings_of(run)
-    step, method = method_of(run, settings)
+    step, method = method_of(run, settings, at)
     backbone = method.teacher.backbone
     if not isinstance(backbone, Timm):
         raise ConfigError(f"{run} has a backbone of type {type(backbone).__name__}, but only Timm ones can be exported")
@@ -95,10 +106,10 @@ def export_run(run: Path, out: Path) -> str:
     return export_timm(backbone, out, image_size=size, provenance={"gin": settings.text, "step": str(step)})
 
 
-def picture_run(run: Path) -> list[Path]:
-    """Draw what the newest checkpoint of a run does on images of its data; the paths of the pictures."""
+def picture_run(run: Path, at: str | None = None) -> list[Path]:
+    """Draw what a checkpoint of a run does on images of its data; the paths of the pictures."""
     from sslkit.monitors import gallery
 
     settings = settings_of(run)
-    _, method = method_of(run, settings)
+    _, method = method_of(run, settings, at)
     return gallery.draw(run, method, *settings.part("train", "data", "augmenter"))
