@@ -65,6 +65,7 @@ class Log:
                 self.bar.close()
             self.text.close()
             try:
+                self.status.flush()
                 self.file.close()
                 self.board.close()
             except OSError:

@@ -49,6 +49,10 @@ class Status:
         self.said |= said | {"state": state}
         self._write()
 
+    def flush(self) -> None:
+        """Write what was said last."""
+        self._write()
+
     def _write(self) -> None:
         self._beat = time.monotonic()
         files.put_json(path(self.run_dir), self.said | {"time": time.time()})

@@ -27,7 +27,7 @@ def submit(asked: Asked, axes: list[str], dry_run: bool) -> None:
     for settings in submission.settings[:1]:
         rehearsal.try_out(settings)
     if dry_run:
-        click.echo(submission.script(None))
+        click.echo(submission.script)
         return
     jobs = submission.submit()
     first, n = jobs[0].partition("_")[0], len(jobs)

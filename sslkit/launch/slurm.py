@@ -82,18 +82,18 @@ class Slurm:
     def n_ranks(self) -> int:
         return self.nodes * self.tasks_per_node
 
-    def parameters(self, name: str, code: Path | None) -> dict[str, Any]:
+    def parameters(self, name: str, code: Path) -> dict[str, Any]:
         """What submitit's executor is told.
 
         Args:
             name: of the job.
-            code: the snapshot that is imported; what is installed if left out.
+            code: the snapshot that is imported.
         """
         setup = [
             *self.setup,
             "export PYTHONSAFEPATH=1",  # `python -m` would import from the working directory first
             f"export SRUN_CPUS_PER_TASK={self.cpus}",  # srun does not take it from sbatch
-            *([] if code is None else [f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"']),
+            f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
         ]
         asked = {
             "job_name": name,

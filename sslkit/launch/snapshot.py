@@ -14,15 +14,17 @@ from sslkit.errors import ConfigError
 _NOT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.partial*")
 
 
+def path(folder: Path) -> Path:
+    """Where `take` puts the code of now, whether it is there or not."""
+    return folder / f"snapshot_{_digest(_names())}"
+
+
 def take(folder: Path) -> Path:
     """Copy the package and its gin files into a folder named by their content, unless it is there already.
 
     Plugins are not copied: they are installed, and `environment.json` has their versions.
     """
-    names = [PACKAGE.name]
-    if search_path() == PACKAGE.parent:
-        names += ["gin", "pyproject.toml"]
-    target = folder / f"snapshot_{_digest(names)}"
+    names, target = _names(), path(folder)
     if target.is_dir():
         return target
     partial = folder / f"{target.name}.partial"
@@ -51,6 +53,11 @@ def refuse_other_code(snapshot: Path) -> None:
             f"this job was submitted with the code in {snapshot}, but Python imports sslkit from {found}: a setup line "
             f"(Slurm.setup) or a shell profile changes PYTHONPATH"
         )
+
+
+def _names() -> list[str]:
+    in_checkout = search_path() == PACKAGE.parent
+    return [PACKAGE.name, *(("gin", "pyproject.toml") if in_checkout else ())]
 
 
 def _digest(names: list[str]) -> str:

@@ -55,9 +55,10 @@ class Submission:
             return Slurm()
         return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
 
-    def script(self, code: Path | None) -> str:
+    @property
+    def script(self) -> str:
         """The file that sbatch gets."""
-        executor, parameters = self._executor(code)
+        executor, parameters = self._executor(snapshot.path(self._code))
         n = len(self.run_dirs)
         text: str = writer._make_sbatch_string(
             command=executor._submitit_command_str,
@@ -67,7 +68,12 @@ class Submission:
         )
         return text
 
-    def _executor(self, code: Path | None) -> tuple[submitit.SlurmExecutor, dict[str, Any]]:
+    @property
+    def _code(self) -> Path:
+        """Where the snapshot of the code lies."""
+        return (self.folder.parent / "code").absolute()
+
+    def _executor(self, code: Path) -> tuple[submitit.SlurmExecutor, dict[str, Any]]:
         name = (self.sweep_dir if self.axes else self.run_dirs[0]).name
         executor = submitit.SlurmExecutor(self.folder.absolute(), python=PYTHON)
         parameters = self.resources.parameters(name, code)
@@ -87,7 +93,7 @@ class Submission:
             _refuse_running(run_dir)
             _refuse_too_few(settings, resources.n_ranks)
         _refuse_folder(self.folder, resources)
-        said = cluster.refusal(self.script(None))
+        said = cluster.refusal(self.script)
         if said:
             raise ConfigError(f"Slurm would not take this job: {said}\n  asked for: {resources}")
 
@@ -97,7 +103,7 @@ class Submission:
         Raises:
             SlurmError: it does not take them.
         """
-        code = snapshot.take(self.folder.parent / "code").absolute()
+        code = snapshot.take(self._code)
         executor, _ = self._executor(code)
         jobs = [
             SlurmJob(

@@ -1,0 +1,199 @@
+"""Runs that are somewhere at work: which there are, what they say, and how to end one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sslkit import checkpoint, status
+from sslkit.errors import ConfigError
+from sslkit.launch import cluster
+from sslkit.launch.submission import submitted
+from sslkit.log import spell
+from sslkit.results import Results
+
+SILENT_S = 600  # without a sign, after which a run on another machine is called silent
+_SIGNS = ("status.json", "operative.gin", "slurm/job.json")
+_SKIP = {"checkpoints", "code", "pictures", "tensorboard", "neighbours", "slurm"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, and how its run stands."""
+
+    folder: Path
+    state: str
+    step: str
+    speed: str
+    left: str
+    probe: str
+    where: str
+    message: str
+
+
+def runs(root: Path) -> list[Run]:
+    """The run directories at or below a folder, by name.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"there is no folder {root.absolute()}; runs lie in runs/ unless --out says otherwise")
+    folders = sorted(_found(root))
+    jobs = {folder: str(submitted(folder).get("job", "")) for folder in folders}
+    states = cluster.states(job for job in jobs.values() if job)
+    return [_run(folder, jobs[folder], states.get(jobs[folder])) for folder in folders]
+
+
+def table(found: Sequence[Run], root: Path) -> str:
+    """Runs as lines under a head, with the reasons of those that failed below."""
+    if not found:
+        return f"no runs in {root}"
+    head = ("run", "state", "step", "images/s", "left", "last probe", "where")
+    rows = [(str(r.folder), r.state, r.step, r.speed, r.left, r.probe, r.where) for r in found]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows)]
+    lines = ["  ".join(cells).rstrip() for cells in padded]
+    lines += [f"{run.folder}: {run.message}" for run in found if run.state in ("failed", "lost") and run.message]
+    return "\n".join(lines)
+
+
+def _found(root: Path) -> Iterator[Path]:
+    if any((root / sign).is_file() for sign in _SIGNS):
+        yield root
+        return
+    for folder in root.iterdir():
+        if folder.is_dir() and not folder.is_symlink() and folder.name not in _SKIP and not folder.name.startswith("."):
+            yield from _found(folder)
+
+
+def _run(folder: Path, job: str, queued: cluster.JobState | None) -> Run:
+    said = status.read(folder)
+    state, message = _state(folder, said, queued)
+    results = Results(folder)
+    at_work = state == "running"
+    return Run(
+        folder=folder,
+        state=state,
+        step=f"{said.get('step', 0)}/{said['n_steps']}" if "n_steps" in said else "-",
+        speed=f"{said['images_per_s']:.0f}" if at_work and "images_per_s" in said else "-",
+        left=spell(said["left_s"]) if at_work and "left_s" in said else "-",
+        probe=_probe(results),
+        where=f"job {job}" if job else f"{said.get('host', '-')}" + (f" {said['pid']}" if at_work else ""),
+        message=message,
+    )
+
+
+def _state(folder: Path, said: Mapping[str, Any], queued: cluster.JobState | None) -> tuple[str, str]:
+    """How a run stands by what it wrote, by who holds its directory, and by what Slurm says."""
+    state, message = str(said.get("state", "new")), str(said.get("message", ""))
+    if (folder / "results.json").is_file() and state in ("finished", "new"):
+        return "finished", ""
+    if queued is not None and queued.state == "PENDING":
+        return "queued", queued.reason
+    if state in ("starting", "running"):
+        holder = status.holder(folder)
+        if holder is None:
+            ended = "" if queued is None else f" (Slurm: {queued.state.lower()})"
+            return (
+                "lost",
+                f"it ended without a word, killed perhaps{ended}; the same command goes on",
+            )
+        if holder == 0 and time.time() - float(said.get("time", 0)) > SILENT_S:
+            return "silent", ""
+    elif queued is not None and queued.state == "RUNNING":
+        return "starting", ""
+    elif queued is not None and state in ("new", "requeued") and queued.has_ended:
+        return "failed", f"its job ended as {queued.state.lower()}; `sslkit logs {folder}` shows its output"
+    return state, message
+
+
+def _probe(results: Results) -> str:
+    """The headline of the last evaluation, which stands first."""
+    last = results.last
+    return "-" if not last else "{}={:.3f}".format(*next(iter(last.items())))
+
+
+def lines_of(run_dir: Path, n: int) -> tuple[list[str], Path | None]:
+    """The last lines that a run wrote into its log, and that log; of a job of Slurm that has none yet, its output.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    log = run_dir / "log.txt"
+    outputs = _outputs(run_dir)
+    if log.is_file():
+        shown = log.read_text(errors="replace").splitlines()[-n:]
+        if status.read(run_dir).get("state") != "failed" or not outputs:
+            return shown, log
+        output = outputs[-1].read_text(errors="replace").splitlines()[-n:]
+        return [*shown, f"--- {outputs[-1]}", *output], log
+    if outputs:
+        return outputs[-1].read_text(errors="replace").splitlines()[-n:], outputs[-1]
+    job = submitted(run_dir).get("job")
+    if job:
+        raise ConfigError(f"{run_dir} is job {job}, which has not said anything yet (sslkit runs {run_dir})")
+    raise ConfigError(f"{run_dir} is not a run directory: there is no {log.absolute()}")
+
+
+def _outputs(run_dir: Path) -> list[Path]:
+    """What rank 0 of the job of a run printed."""
+    said = submitted(run_dir)
+    if not said:
+        return []
+    return sorted(Path(str(said["output"])).glob(f"{said['job']}_0_log.out"))
+
+
+def follow(path: Path) -> Iterator[str]:
+    """What is added to a file from now on, for ever."""
+    with path.open(errors="replace") as file:
+        file.seek(0, os.SEEK_END)
+        while True:
+            line = file.readline()
+            if line:
+                yield line.rstrip("\n")
+            else:
+                time.sleep(0.5)
+
+
+def cancel(root: Path) -> list[str]:
+    """Ask every run at or below a folder to save and stop; what was done comes back.
+
+    Raises:
+        ConfigError: no run there is at work or in the queue.
+    """
+    done = []
+    for run in runs(root):
+        job, holder = str(submitted(run.folder).get("job", "")), status.holder(run.folder)
+        state = cluster.states([job]).get(job) if job else None
+        if state is not None and not state.has_ended:
+            cluster.cancel(job)
+            done.append(f"{run.folder}: job {job} is cancelled" + ("; it saves first" if holder is not None else ""))
+        elif holder:
+            os.kill(holder, signal.SIGTERM)
+            done.append(f"{run.folder}: process {holder} was asked to stop; it saves at the end of its step")
+        elif holder == 0:
+            host = status.read(run.folder).get("host")
+            done.append(f"{run.folder}: it runs on {host}; ask there")
+    if not done:
+        raise ConfigError(f"no run in {root} is at work or in the queue")
+    return done
+
+
+def best_step(run_dir: Path, name: str) -> int:
+    """The step of the kept checkpoint whose evaluation found the largest number of that name.
+
+    Raises:
+        ConfigError: no step that has a checkpoint has one.
+    """
+    results = Results(run_dir)
+    step = results.best(name, checkpoint.steps(run_dir))
+    if step is None:
+        known = sorted({key for found in results.by_step.values() for key in found})
+        raise ConfigError(f"{run_dir} has no checkpoint with {name!r}; evaluations found {', '.join(known) or 'none'}")
+    return step
