@@ -228,7 +228,7 @@ def launch(
     elif processes is not None and processes > 1:
         from sslkit.launch import processes as ranks
 
-        sys.exit(ranks.run(options.without(sys.argv[1:], "--processes"), processes, asked.run_dir))
+        sys.exit(ranks.run(options.without(_behind_launch(), "--processes"), processes, asked.run_dir))
     else:
         asked.run()
 
@@ -277,6 +277,11 @@ def cancel(run: Path) -> None:
 
     for line in following.cancel(run):
         click.echo(line)
+
+
+def _behind_launch() -> list[str]:
+    """The words that were typed behind `launch`."""
+    return sys.argv[1:] if _typed()[0] == "python" else sys.argv[sys.argv.index("launch") + 1 :]
 
 
 @main.command(short_help="Evaluate the backbone of a run by a protocol.")

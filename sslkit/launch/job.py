@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class Job:
             raise
         finally:
             distributed.stop()
+            gc.freeze()  # else Python looks at every object of torch for seconds as it ends, and Slurm waits for few
 
     def interrupted(self, stop: Interrupted) -> None:
         """What rank 0 does once a signal has stopped the run, while the others wait."""
