@@ -129,7 +129,7 @@ def renew_report(out: Path, texts: list[str]) -> None:
         write_report(out, grid_of(texts))
 
 
-def sweep(asked: Asked, texts: list[str], processes: int | None) -> int:
+def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
     """Run every point that is not finished yet, here and one after the other; 1 comes back if one failed, else 0.
 
     All points are checked before the first one starts. A point that fails does not keep the others from running. The

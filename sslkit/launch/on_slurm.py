@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class SlurmJob(Job):
         from sslkit.cli import quietly
 
         os.chdir(self.folder)
+        logging.getLogger("submitit").propagate = False  # it has a handler of its own
         results: dict[str, float] = quietly(self._run, show_traceback=False)
         return results
 
