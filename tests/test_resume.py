@@ -35,8 +35,9 @@ FIRST_FORMAT = (
 IDENTITY = {"n_images": 16, "step_size": 4, "n_steps": 6}
 
 
-def resumable(identity=IDENTITY, *bindings):
-    arguments = config.load("gin/byol.gin", [*FIRST_FORMAT, *bindings]).build("train")
+def resumable(identity=IDENTITY, hidden=8):
+    narrower = [binding.replace("hidden = 8", f"hidden = {hidden}") for binding in FIRST_FORMAT]
+    arguments = config.load("gin/byol.gin", narrower).build("train")
     method, optimizer = arguments["method"], arguments["optimizer"]
     method.make_room(16)
     optimizer.build(method)
@@ -70,7 +71,7 @@ def test_a_checkpoint_of_another_length_or_method_is_refused(old_run):
     with pytest.raises(CheckpointError, match="cannot go on as one of"):
         resumable(IDENTITY | {"n_steps": 7}).restore(old_run)
     with pytest.raises(CheckpointError, match="is of another method"):
-        resumable(IDENTITY, "heads.Projector.hidden = 9").restore(old_run)
+        resumable(hidden=9).restore(old_run)
 
 
 OWN = ("Method.batch_norm_scope = 'rank'", "train.save_every = 2", "train.keep = 9", "train.n_steps = 6")
