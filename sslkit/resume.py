@@ -32,12 +32,12 @@ class Resumable:
 
     def state(self) -> dict[str, Any]:
         """Everything as tensors and plain values; all ranks ask together, and rank 0 has all of it."""
-        own = distributed.of_all(batch_norm.own_statistics(self.method)) if distributed.world_size() > 1 else []
+        own = batch_norm.own_statistics(self.method) if distributed.world_size() > 1 else {}
         return {
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.inner.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "ranks": own,
+            "ranks": distributed.of_all(own) if own else [],
             "identity": self.identity,
         }
 

@@ -51,6 +51,13 @@ def partitions() -> dict[str, str]:
     return {name.rstrip("*"): found[name] for name in order}
 
 
+def is_up(partition: str | None) -> bool:
+    """Whether any machine of a partition works at the moment; where none does, a job has to wait for one."""
+    chosen = [] if partition is None else [f"--partition={partition}"]
+    found = _asked("sinfo", "--noheader", "--Node", "--format=%t", *chosen).split()
+    return any(state.rstrip("*~#!%$@^-+") in ("idle", "alloc", "mix", "comp", "resv", "plnd") for state in found)
+
+
 def nodes(partition: str | None) -> set[str]:
     """Names of the machines of a partition, or of all."""
     chosen = [] if partition is None else [f"--partition={partition}"]

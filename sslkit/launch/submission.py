@@ -94,7 +94,7 @@ class Submission:
             _refuse_too_few(settings, resources.n_ranks)
         _refuse_folder(self.folder, resources)
         said = cluster.refusal(self.script)
-        if said:
+        if said and cluster.is_up(resources.partition):
             raise ConfigError(f"Slurm would not take this job: {said}\n  asked for: {resources}")
 
     def submit(self) -> list[str]:
