@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING
 
 from sslkit import files
 from sslkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 MEETING = "SSLKIT_MEETING"  # names the start of a run, for processes that we start on one machine
 WAIT_S = 300.0  # for rank 0 to say where it listens
@@ -81,6 +83,8 @@ def meet(place: Place, run_dir: Path) -> Store:
     Raises:
         ConfigError: it does not say so, as where the run directory is not shared by all machines.
     """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # who only asks `here` waits for no torch
+
     note = _note(place, run_dir)
     if place.rank == 0:
         host = socket.getfqdn() if place.size > place.local_size else "127.0.0.1"
