@@ -82,8 +82,9 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     except Refused:
         sys.exit(2)
     except Interrupted as stop:
-        click.echo(str(stop), err=True)
-        sys.exit(128 + (stop.signals[0] if stop.signals else 0))
+        if rendezvous.here().rank == 0:
+            click.echo(str(stop), err=True)
+        sys.exit(128 + stop.number)
     except (ConfigError, CheckpointError, NotFinite, RankLost, SlurmError, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
