@@ -84,7 +84,7 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     except Interrupted as stop:
         if rendezvous.here().rank == 0:
             click.echo(str(stop), err=True)
-        sys.exit(128 + (stop.signals[0] if stop.signals else 0))
+        sys.exit(128 + stop.number)
     except (ConfigError, CheckpointError, NotFinite, RankLost, SlurmError, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()

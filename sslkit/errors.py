@@ -37,6 +37,13 @@ class Interrupted(RuntimeError):
         super().__init__(f"stopped by {names} after step {step}, which is saved; the same command goes on from there")
         self.step, self.signals, self.requeue = step, signals, requeue
 
+    @property
+    def number(self) -> int:
+        """Of the signal; of a usual one where only another rank received it."""
+        if self.signals:
+            return self.signals[0]
+        return signal.SIGUSR2 if self.requeue else signal.SIGTERM
+
 
 class SlurmError(RuntimeError):
     """A command of Slurm failed; the message has what it said."""

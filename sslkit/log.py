@@ -15,7 +15,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from sslkit.status import Status
+from sslkit.status import Status, spell
 
 
 def read(path: Path) -> list[dict[str, float]]:
@@ -135,12 +135,3 @@ class Text(logging.Handler):
         logging.getLogger("sslkit").removeHandler(self)
         self.file.close()
         super().close()
-
-
-def spell(seconds: float) -> str:
-    """A length of time in words."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING
 
 from sslkit import files
 from sslkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 MEETING = "SSLKIT_MEETING"  # names the start of a run, for processes that we start on one machine
 WAIT_S = 300.0  # for rank 0 to say where it listens
@@ -76,11 +78,13 @@ def _tasks_here(environment: Mapping[str, str]) -> int:
 
 
 def meet(place: Place, run_dir: Path) -> Store:
-    """A store that all ranks reach, once rank 0 has said where it listens.
+    """A store that all ranks have reached, once rank 0 has said where it listens.
 
     Raises:
-        ConfigError: it does not say so, as where the run directory is not shared by all machines.
+        ConfigError: it does not say so, as where the run directory is not shared by all machines, or not all come.
     """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # who only asks `here` waits for no torch
+
     note = _note(place, run_dir)
     if place.rank == 0:
         host = socket.getfqdn() if place.size > place.local_size else "127.0.0.1"
@@ -89,17 +93,31 @@ def meet(place: Place, run_dir: Path) -> Store:
         for old in run_dir.glob(".meeting_*.json"):
             old.unlink(missing_ok=True)
         files.put_json(note, {"host": host, "port": store.port})
-        return store
+        return _with_all(store, place)
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
         found = files.read_json(note, dict)
         if "port" in found:
-            return TCPStore(found["host"], int(found["port"]), place.size, is_master=False, timeout=_patience())
+            store = TCPStore(found["host"], int(found["port"]), place.size, is_master=False, timeout=_patience())
+            return _with_all(store, place)
         time.sleep(0.05)
     raise ConfigError(
         f"rank {place.rank} on {platform.node()} waited {WAIT_S:.0f} s for {note.absolute()}, which rank 0 writes: is "
         f"the run directory on a file system that all machines share?"
     )
+
+
+def _with_all(store: Store, place: Place) -> Store:
+    """The store once every rank is there: how fast each of them starts says nothing of how long one waits later."""
+    store.set(f"rank {place.rank} is here", "")
+    try:
+        store.wait([f"rank {rank} is here" for rank in range(place.size)], _patience())
+    except RuntimeError as error:
+        raise ConfigError(
+            f"rank {place.rank} on {platform.node()} waited {WAIT_S:.0f} s for all {place.size} ranks to start, and "
+            f"not all did: those that failed say why"
+        ) from error
+    return store
 
 
 def met(place: Place, run_dir: Path) -> None:

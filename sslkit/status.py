@@ -75,3 +75,17 @@ def holder(run_dir: Path) -> int | None:
         return None
     said = read(run_dir)
     return int(process) if said.get("host") in (None, platform.node()) else 0
+
+
+def submitted(run_dir: Path) -> dict[str, object]:
+    """What is known of the job of a run: its number, when it was submitted, the folder of its output."""
+    return files.read_json(run_dir / "slurm" / "job.json", dict)
+
+
+def spell(seconds: float) -> str:
+    """A length of time in words."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslkit import checkpoint, status
+from sslkit import status
 from sslkit.errors import ConfigError
 from sslkit.launch import cluster
-from sslkit.launch.submission import submitted
-from sslkit.log import spell
 from sslkit.results import Results
+from sslkit.status import spell, submitted
 
 SILENT_S = 600  # without a sign, after which a run on another machine is called silent
 _SIGNS = ("status.json", "operative.gin", "slurm/job.json")
@@ -191,6 +190,8 @@ def best_step(run_dir: Path, name: str) -> int:
     Raises:
         ConfigError: no step that has a checkpoint has one.
     """
+    from sslkit import checkpoint
+
     results = Results(run_dir)
     step = results.best(name, checkpoint.steps(run_dir))
     if step is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -31,6 +32,7 @@ class Job:
     bindings: list[str] = field(default_factory=list)
     run_dir: str = "runs/unnamed"
     command: list[str] = field(default_factory=list)  # what the user typed, for the record
+    goes_on: ClassVar[bool] = False  # by itself, where a signal asks it to go on later
 
     def __call__(self) -> dict[str, float]:
         """Train to the end, going on from the newest checkpoint of the run directory.
@@ -65,7 +67,7 @@ class Job:
         held.enter_context(alone_in(run_dir))
         refuse_another_run(run_dir, settings)
         provenance.write(run_dir, settings, self.command)
-        held.enter_context(_ending_said(run_dir))
+        held.enter_context(_ending_said(run_dir, self.goes_on))
 
     def _train(self, run_dir: Path, settings: Config) -> dict[str, float]:
         from sslkit.train import train
@@ -94,14 +96,14 @@ def _patience(settings: Config) -> float:
 
 
 @contextlib.contextmanager
-def _ending_said(run_dir: Path) -> Iterator[None]:
+def _ending_said(run_dir: Path, goes_on: bool) -> Iterator[None]:
     """Write into the run directory how the run ends, if it is not killed, with the reason in its log."""
     kept = Status(run_dir)
     kept.change("starting")
     try:
         yield
     except Interrupted as stop:
-        _end(run_dir, kept, "requeued" if stop.requeue else "stopped", str(stop))
+        _end(run_dir, kept, "requeued" if stop.requeue and goes_on else "stopped", str(stop))
         raise
     except BaseException as error:
         _end(run_dir, kept, "failed", f"{type(error).__name__}: {error}")

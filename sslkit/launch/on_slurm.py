@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from sslkit import checkpoint, distributed, files, rendezvous
 from sslkit.errors import Interrupted, SlurmError
@@ -27,6 +28,7 @@ class SlurmJob(Job):
     code: str = ""  # the snapshot that has to be imported
     axes: list[str] = field(default_factory=list)  # of the sweep that it belongs to, whose table it renews at its end
     sweep_dir: str = ""
+    goes_on: ClassVar[bool] = True
 
     def __call__(self) -> dict[str, float]:
         from sslkit.cli import quietly

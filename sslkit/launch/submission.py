@@ -22,6 +22,7 @@ from sslkit.launch.on_slurm import SlurmJob
 from sslkit.launch.slurm import PYTHON, Slurm
 from sslkit.loader import steps_per_epoch
 from sslkit.registry import did_you_mean
+from sslkit.status import submitted
 
 _OF_ONE_MACHINE = {"tmpfs", "ramfs", "overlay"}
 _OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run")
@@ -124,11 +125,6 @@ class Submission:
             said = {"job": number, "submitted": time.time(), "output": str(self.folder.absolute())}
             files.put_json(run_dir / "slurm" / "job.json", said)
         return numbers
-
-
-def submitted(run_dir: Path) -> dict[str, object]:
-    """What is known of the job of a run: its number, when it was submitted, the folder of its output."""
-    return files.read_json(run_dir / "slurm" / "job.json", dict)
 
 
 def _frozen(run_dir: Path, settings: Config) -> Path:
