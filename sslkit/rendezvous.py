@@ -87,7 +87,7 @@ def meet(place: Place, run_dir: Path) -> Store:
 
     note = _note(place, run_dir)
     if place.rank == 0:
-        host = socket.getfqdn() if place.size > place.local_size else "127.0.0.1"
+        host = socket.gethostname() if place.size > place.local_size else "127.0.0.1"
         store = TCPStore(host, 0, place.size, is_master=True, wait_for_workers=False, timeout=_patience())
         run_dir.mkdir(parents=True, exist_ok=True)
         for old in run_dir.glob(".meeting_*.json"):
