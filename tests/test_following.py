@@ -17,14 +17,10 @@ from sslkit.cli import main
 from sslkit.errors import ConfigError, NotFinite
 from sslkit.launch.job import Job, ready
 from sslkit.status import Status
-from tests.watched import SMALL, launch, start, until_it_steps
+from tests.watched import launch, small, start, until_it_steps
 
-EVALUATED = (
-    *(binding for binding in SMALL if not binding.startswith(("train.evaluations", "train.save_every"))),
-    "train.n_workers = 0",
-    "memory/datasets.Scenes.n_images = 4",
-    "val/datasets.Scenes.n_images = 2",
-)
+FEW = ("train.evaluations = {'dense': @evaluate.DenseRetrieval()}", "memory/datasets.Scenes.n_images = 4")
+EVALUATED = (*FEW, "val/datasets.Scenes.n_images = 2", "train.n_workers = 0")
 
 
 def said(*words, code=0):
@@ -58,11 +54,9 @@ def test_runs_of_a_sweep_are_found_below_their_folder_in_the_order_of_their_name
     shown = said("runs", tmp_path).splitlines()
     assert [line.split()[0] for line in shown[1:]] == [str(tmp_path / "grid" / n) for n in ("inner/k=1", "k=12", "k=4")]
     records = json.loads(said("runs", tmp_path / "grid", "--json"))
-    assert [(r["folder"], r["state"], r["step"]) for r in records][0] == (
-        str(tmp_path / "grid/inner/k=1"),
-        "finished",
-        "5/5",
-    )
+    first = records[0]
+    assert first["folder"] == str(tmp_path / "grid" / "inner" / "k=1")
+    assert (first["state"], first["step"]) == ("finished", "5/5")
 
 
 def test_a_run_that_claims_to_be_at_work_and_is_not_is_lost(tmp_path):
@@ -113,7 +107,12 @@ def finished(tmp_path_factory):
     """A run whose checkpoints were kept by step, by being best, and by being the last."""
     run = tmp_path_factory.mktemp("finished") / "run"
     kept = ("save_every = 1", "evaluate_every = 2", "keep = 1", "keep_every = 3", "keep_best = 'dense/miou'")
-    Job(["gin/cribo.gin"], [*EVALUATED, "train.n_steps = 7", *(f"train.{k}" for k in kept)], str(run), ["sslkit"])()
+    Job(
+        ["gin/cribo.gin"],
+        [*small(*EVALUATED, "train.n_steps = 7", *(f"train.{k}" for k in kept))],
+        str(run),
+        ["sslkit"],
+    )()
     return run
 
 
@@ -187,7 +186,7 @@ def test_a_checkpoint_that_was_not_kept_is_refused_with_those_that_were(finished
 
 @pytest.mark.slow
 def test_a_result_that_an_evaluation_does_not_have_stops_the_run_before_its_first_step(tmp_path):
-    wrong = (*EVALUATED, "train.n_steps = 2", "train.keep_best = 'dense/mio'")
+    wrong = small(*EVALUATED, "train.n_steps = 2", "train.keep_best = 'dense/mio'")
     with pytest.raises(ConfigError, match=r"(?s)keep_best='dense/mio'.*dense/miou.*--set: train.keep_best"):
         Job(["gin/cribo.gin"], list(wrong), str(tmp_path / "run"), [])()
     assert checkpoint.steps(tmp_path / "run") == []
@@ -196,10 +195,9 @@ def test_a_result_that_an_evaluation_does_not_have_stops_the_run_before_its_firs
 @pytest.mark.slow
 def test_a_run_that_fails_says_so_and_why(tmp_path):
     run = tmp_path / "run"
+    wrong = small("train.n_steps = 9", "train.n_workers = 0", "Optimizer.lr = 1e30")
     with pytest.raises(NotFinite):
-        Job(
-            ["gin/cribo.gin"], [*SMALL, "train.n_steps = 9", "train.n_workers = 0", "Optimizer.lr = 1e30"], str(run), []
-        )()
+        Job(["gin/cribo.gin"], list(wrong), str(run), [])()
     output = said("runs", run)
     assert row(output, run)[1] == "failed"
     assert f"{run}: NotFinite: the loss or its gradient is not finite" in output
@@ -209,7 +207,7 @@ def test_a_run_that_fails_says_so_and_why(tmp_path):
 @pytest.mark.slow
 def test_a_run_at_work_is_shown_followed_and_cancelled(tmp_path):
     run = tmp_path / "run"
-    process = start(launch(run, "--steps", "5000", bindings=(*SMALL, "train.log_every = 1")))
+    process = start(launch(run, "--steps", "5000", bindings=small("train.log_every = 1")))
     until_it_steps(process)
     shown = row(said("runs", tmp_path), run)
     assert shown[1] == "running"
@@ -233,7 +231,7 @@ def test_a_run_at_work_is_shown_followed_and_cancelled(tmp_path):
 @pytest.mark.slow
 def test_an_evaluation_that_was_killed_after_the_last_step_is_done_again_and_nothing_else(tmp_path):
     run = tmp_path / "run"
-    bindings = (*EVALUATED, "val/datasets.Scenes.n_images = 60", "train.save_every = 10")
+    bindings = small(*FEW, "val/datasets.Scenes.n_images = 60", "train.n_workers = 0")
     process = start(launch(run, "--steps", "2", bindings=bindings))
     while not checkpoint.steps(run) and process.poll() is None:
         time.sleep(0.01)
@@ -244,7 +242,7 @@ def test_an_evaluation_that_was_killed_after_the_last_step_is_done_again_and_not
     assert row(said("runs", run), run)[1] == "lost"
     (kept,) = checkpoint.paths(run).values()
     before, records = os.stat(kept).st_mtime_ns, (run / "metrics.jsonl").read_text()
-    Job(["gin/cribo.gin"], [*bindings, "train.n_steps = 2", "train.n_epochs = None"], str(run), ["sslkit"])()
+    Job(["gin/cribo.gin"], [*bindings, "train.n_steps = 2"], str(run), ["sslkit"])()
     assert sorted(by_step(run)) == [0, 2]
     assert list(checkpoint.paths(run).values()) == [kept]
     assert os.stat(kept).st_mtime_ns == before

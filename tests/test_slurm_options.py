@@ -17,7 +17,7 @@ from sslkit.launch import options
 from sslkit.launch.job import Job, ready, refuse_another_run
 from sslkit.launch.slurm import Slurm, minutes
 from sslkit.launch.submission import Submission
-from tests.watched import SMALL
+from tests.watched import small
 
 needs_srun = pytest.mark.skipif(shutil.which("srun") is None, reason="submitit asks for srun on the PATH")
 ON_SLURM = ("Slurm.partition = 'gpu'", "Slurm.nodes = 2", "Slurm.gpus = 4", "Slurm.time = '12:00:00'")
@@ -65,7 +65,7 @@ def test_numbers_out_of_their_range_are_refused(name, value):
 
 
 def test_an_option_that_has_a_parameter_of_its_own_is_refused():
-    with pytest.raises(ValueError, match="write Slurm.time instead of the option 'time'"):
+    with pytest.raises(ValueError, match=r"write Slurm\.time instead of the option 'time'"):
         Slurm(options={"time": 5})
 
 
@@ -168,7 +168,7 @@ def test_a_sweep_is_an_array_of_which_so_many_run_at_the_same_time(tmp_path):
 @pytest.mark.slow
 def test_what_is_asked_of_slurm_is_no_part_of_a_run(tmp_path):
     """Neither a run here nor going on with it asks where it is to run."""
-    bindings, run = [*SMALL, "train.n_steps = 1", "train.n_workers = 0"], tmp_path / "run"
+    bindings, run = [*small("train.n_steps = 1", "train.n_workers = 0")], tmp_path / "run"
     Job(["gin/cribo.gin"], [*bindings, *ON_SLURM], str(run), [])()
     assert checkpoint.steps(run) == [1]
     assert "Slurm" not in (run / "operative.gin").read_text()
@@ -190,7 +190,9 @@ def test_options_of_two_ways_to_run_are_not_mixed(words, wrong):
     assert wrong in done.output
 
 
-@pytest.mark.parametrize("words", [("--processes", "2"), ("--slurm",), ("--dry-run",), ("--sweep", "train.seed = 0, 1")])
+@pytest.mark.parametrize(
+    "words", [("--processes", "2"), ("--slurm",), ("--dry-run",), ("--sweep", "train.seed = 0, 1")]
+)
 def test_what_starts_in_one_process_is_refused_on_ranks_of_others(words, monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -15,7 +15,9 @@ from sslkit.errors import ConfigError
 from sslkit.launch import snapshot
 from tests.conftest import ROOT
 
-SAY = "import json, sslkit; from sslkit import provenance; print(json.dumps([sslkit.__file__, provenance.code_state()]))"
+SAY = (
+    "import json, sslkit; from sslkit import provenance; print(json.dumps([sslkit.__file__, provenance.code_state()]))"
+)
 
 
 @pytest.fixture
@@ -38,7 +40,9 @@ def python(path, code, cwd, *words):
     return done.stdout.strip()
 
 
-TAKE = "import sys; from pathlib import Path; from sslkit.launch import snapshot; print(snapshot.take(Path(sys.argv[1])))"
+TAKE = (
+    "import sys; from pathlib import Path; from sslkit.launch import snapshot; print(snapshot.take(Path(sys.argv[1])))"
+)
 
 
 def test_code_is_copied_once_and_named_by_its_content(tmp_path):
@@ -78,7 +82,9 @@ def test_the_copy_is_imported_although_the_working_tree_has_changed(tree, tmp_pa
     (tree / "sslkit" / "marked.py").write_text("SAID = 'edited since'\n")
     (tree / "gin" / "cribo.gin").write_text("broken = (\n")
     code = "from sslkit import marked, provenance; print(marked.SAID, provenance.PACKAGE)"
-    assert python(first, code, tree) == f"as submitted {first}/sslkit"  # from inside the tree, whose folder does not count
+    assert (
+        python(first, code, tree) == f"as submitted {first}/sslkit"
+    )  # from inside the tree, whose folder does not count
     second = python(tree, TAKE, tree, tmp_path / "code")
     assert second != first
     assert python(second, code, tree) == f"edited since {second}/sslkit"
