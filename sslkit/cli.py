@@ -78,7 +78,8 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     try:
         return call()
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
+        if rendezvous.here().rank == 0:
+            click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
         sys.exit(130)
     except Refused:
         sys.exit(2)
