@@ -5,6 +5,7 @@ Heavy imports stand inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -77,7 +78,8 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     try:
         return call()
     except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
+        if rendezvous.here().rank == 0:
+            click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
         sys.exit(130)
     except Refused:
         sys.exit(2)
@@ -262,12 +264,13 @@ def logs(run: Path, lines: int, follow: bool) -> None:
     """Show the log of a run, through all of its starts; of a job that failed also what it printed."""
     from sslkit.commands import following
 
-    shown, path = following.lines_of(run, lines)
+    shown, path, length = following.lines_of(run, lines)
     for line in shown:
         click.echo(line)
-    if follow and path is not None:
-        for line in following.follow(path):
-            click.echo(line)
+    if follow:
+        with contextlib.suppress(KeyboardInterrupt):
+            for line in following.follow(path, length):
+                click.echo(line)
 
 
 @main.command(short_help="Ask a run to save and stop.")

@@ -76,7 +76,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     problems = [*_heads(settings, train), *_searches(train)]
     problems += _unused(train, method) if method is not None else []
     problems += _centerings(train, method) if method is not None else []
-    problems += _device(train)
+    problems += [*_device(train), *_best(train)]
     length = None
     if method is not None and built["data"] is not None:
         length, found = _plan(settings, train, method, built["data"])
@@ -195,6 +195,14 @@ def _device(train: Node) -> Iterator[Problem]:
         yield _problem(
             device, "torch knows no device of that name", "write 'auto', 'cpu', 'cuda', 'cuda:1' or the like"
         )
+
+
+def _best(train: Node) -> Iterator[Problem]:
+    """A checkpoint to be kept for what no evaluation of the run finds; which results one has shows when it is run."""
+    best, known = train.arguments["keep_best"], train.arguments["evaluations"].value or {}
+    if isinstance(best.value, str) and best.value.partition("/")[0] not in known:
+        said = f"the run has no such evaluation; it has: {', '.join(known) or 'none'}"
+        yield _problem(best, said, "write one of them with one of its results, such as 'dense/miou'")
 
 
 def _optimizer(settings: Config, optimizer: Optimizer, method: Method) -> list[Problem]:

@@ -152,7 +152,9 @@ def test_list_knows_single_things_and_answers_unknown_ones_with_the_nearest():
     assert "did you mean 'clusterers'?" in said
 
 
-@pytest.mark.parametrize("command", ["check", "describe", "list", "new", "launch", "evaluate", "picture", "export"])
+@pytest.mark.parametrize(
+    "command", ["check", "describe", "list", "new", "launch", "runs", "logs", "cancel", "evaluate", "picture", "export"]
+)
 def test_every_command_explains_its_options(command):
     said, code = run(command, "--help")
     assert code == 0

@@ -88,8 +88,6 @@ interruption.left_to_the_run()
 print(flush=True)
 time.sleep(600)
 """
-    "import time; from sslkit import interruption; interruption.left_to_the_run(); print(flush=True); time.sleep(600)"
-)
 
 
 def test_a_loader_process_outlives_signals_of_others_and_obeys_the_run():

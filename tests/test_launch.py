@@ -54,6 +54,7 @@ def test_a_run_directory_holds_everything(finished):
     run, said = finished
     kept = {p.name for p in run.iterdir()}
     assert kept >= {"config.gin", "operative.gin", "environment.json", "metrics.jsonl", "checkpoints", "pictures"}
+    assert kept >= {"status.json", "log.txt", "evaluations.json", "results.json"}
     assert {p.name for p in (run / "pictures").iterdir()} == {
         "clusters.png",
         "matches_objects.png",
@@ -158,7 +159,7 @@ def test_partners_are_drawn_again_as_they_were_from_every_checkpoint_in_the_midd
         shutil.copytree(whole, run, dirs_exist_ok=True)
         for step in checkpoint.steps(run):
             if step > left:
-                checkpoint.path(run, step).unlink()
+                checkpoint.paths(run)[step].unlink()
         done = sslkit(*asked, "--out", str(run), bindings=bindings)
         assert done.returncode == 0, done.stderr
         assert f"going on from step {left} of 14" in done.stdout
@@ -171,7 +172,7 @@ def test_a_truncated_checkpoint_is_passed_over_with_a_warning(finished, tmp_path
     assert (
         sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "6", "--out", str(run), bindings=bindings).returncode == 0
     )
-    newest = checkpoint.path(run, 6)
+    newest = checkpoint.paths(run)[6]
     newest.write_bytes(newest.read_bytes()[:1000])
     again = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "6", "--out", str(run), bindings=bindings)
     assert again.returncode == 0, again.stderr
@@ -182,12 +183,13 @@ def test_a_truncated_checkpoint_is_passed_over_with_a_warning(finished, tmp_path
 def test_when_no_checkpoint_can_be_read_the_run_stops_and_keeps_them(finished, tmp_path, sslkit):
     run = tmp_path / "torn"
     assert sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "2", "--out", str(run), bindings=TINY).returncode == 0
-    checkpoint.path(run, 2).write_bytes(b"not a checkpoint")
+    newest = checkpoint.paths(run)[2]
+    newest.write_bytes(b"not a checkpoint")
     again = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "2", "--out", str(run), bindings=TINY)
     assert again.returncode == 1
     assert "none of the 1 checkpoints" in again.stderr
     assert "Traceback" not in again.stderr
-    assert checkpoint.path(run, 2).read_bytes() == b"not a checkpoint"
+    assert newest.read_bytes() == b"not a checkpoint"
 
 
 def test_a_wrong_configuration_ends_with_code_2_and_no_traceback(tmp_path, sslkit):
@@ -347,8 +349,8 @@ def test_the_order_of_bindings_on_the_command_line_does_not_matter(finished, ssl
 def test_a_run_whose_configuration_is_gone_is_not_written_over(finished, tmp_path, sslkit):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    newest = checkpoint.path(finished[0], 14)
-    checkpoint.path(run, 14).write_bytes(newest.read_bytes())
+    newest = checkpoint.paths(finished[0])[14]
+    (run / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
     refused = sslkit("launch", "--gin", "gin/cribo.gin", "--steps", "14", "--out", str(run), bindings=TINY)
     assert refused.returncode == 2
     assert "its operative.gin is gone" in refused.stderr

@@ -16,7 +16,7 @@ import pytest
 
 from sslkit import checkpoint, status
 from tests.test_launch import same
-from tests.watched import SMALL, done, launch, ranks_of, start, torchrun, until_gone, until_it_steps
+from tests.watched import done, launch, ranks_of, small, start, torchrun, until_gone, until_it_steps
 
 pytestmark = pytest.mark.slow
 N_STEPS = 24
@@ -40,7 +40,7 @@ class Leg:
 
 def leg(run, act, *bindings):
     """Start or go on, wait for a step, do something to the process, and see how it ends."""
-    process = start(launch(run, *LENGTH, "--processes", "2", bindings=(*SMALL, *bindings)))
+    process = start(launch(run, *LENGTH, "--processes", "2", bindings=small(*bindings)))
     until_it_steps(process)
     ranks = ranks_of(process)
     act(process.pid, ranks)
@@ -140,13 +140,13 @@ def test_processes_and_torchrun_come_to_the_same_bits(whole, tmp_path):
 
 def test_the_gradient_of_two_ranks_is_that_of_one_with_the_double_batch(whole, tmp_path):
     run = tmp_path / "run"
-    finished = done(launch(run, "--steps", "2", bindings=(*SMALL, "train.batch_size = 8")))
+    finished = done(launch(run, "--steps", "2", bindings=small("train.batch_size = 8")))
     assert finished.returncode == 0, finished.stderr
     assert records(run)[0]["gradient_norm"] == pytest.approx(records(whole)[0]["gradient_norm"], rel=1e-4)
 
 
 def test_a_wrong_configuration_is_told_once_and_not_by_every_rank(tmp_path):
-    refused = done(launch(tmp_path / "run", *LENGTH, "--processes", "2", bindings=(*SMALL, "Method.momentun = 1")))
+    refused = done(launch(tmp_path / "run", *LENGTH, "--processes", "2", bindings=small("Method.momentun = 1")))
     assert refused.returncode == 2
     assert refused.stderr.count("did you mean 'momentum'?") == 1
     assert "Traceback" not in refused.stderr

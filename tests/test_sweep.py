@@ -1,14 +1,17 @@
 """Grids of runs: their values, their directories, and the table and plot that they end in."""
 
 import re
+import signal
 
 import pytest
 from PIL import Image
 
+from sslkit import checkpoint
 from sslkit.commands import sweep
 from sslkit.errors import ConfigError
 from sslkit.launch.options import Asked
 from tests.conftest import TINY
+from tests.watched import launch, start, until_it_steps
 
 ON_SCENES = (*TINY, "train.pictures = False")
 
@@ -125,3 +128,17 @@ def test_a_point_that_fails_does_not_keep_the_others_from_running(tmp_path, sslk
     assert "lr=1e+30 failed with code 1" in done.stderr
     assert "| 0.001 |" in done.stdout
     assert "1 of 2 failed" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_asked_to_stop_lets_its_run_save_and_goes_no_further(tmp_path):
+    out = tmp_path / "grid"
+    process = start([*launch(out, "--steps", "5000"), "--sweep", "Optimizer.clip = 1.0, 2.0"])
+    until_it_steps(process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "clip=1.0 was stopped; the same command goes on there" in errors
+    (step,) = re.findall(r"stopped by SIGTERM after step (\d+), which is saved", errors)
+    assert checkpoint.steps(out / "clip=1.0") == [int(step)]
+    assert not (out / "clip=2.0").exists()

@@ -29,6 +29,12 @@ SMALL = (
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+def small(*others):
+    """The same bindings, and others, which take the place of those of their names."""
+    names = {binding.partition(" = ")[0] for binding in others}
+    return (*(binding for binding in SMALL if binding.partition(" = ")[0] not in names), *others)
+
+
 def launch(run, *words, bindings=SMALL):
     """The words of a launch."""
     return command("launch", "--gin", "gin/cribo.gin", "--out", str(run), *words, bindings=bindings)

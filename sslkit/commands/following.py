@@ -118,8 +118,8 @@ def _probe(results: Results) -> str:
     return "-" if not last else "{}={:.3f}".format(*next(iter(last.items())))
 
 
-def lines_of(run_dir: Path, n: int) -> tuple[list[str], Path | None]:
-    """The last lines that a run wrote into its log, and that log; of a job of Slurm that has none yet, its output.
+def lines_of(run_dir: Path, n: int) -> tuple[list[str], Path, int]:
+    """The last lines that a run wrote into its log, that log, and its length; of a job without one, its output.
 
     Raises:
         ConfigError: there is neither.
@@ -127,17 +127,23 @@ def lines_of(run_dir: Path, n: int) -> tuple[list[str], Path | None]:
     log = run_dir / "log.txt"
     outputs = _outputs(run_dir)
     if log.is_file():
-        shown = log.read_text(errors="replace").splitlines()[-n:]
-        if status.read(run_dir).get("state") != "failed" or not outputs:
-            return shown, log
-        output = outputs[-1].read_text(errors="replace").splitlines()[-n:]
-        return [*shown, f"--- {outputs[-1]}", *output], log
+        shown, length = _tail(log, n)
+        if status.read(run_dir).get("state") == "failed" and outputs:
+            shown += [f"--- {outputs[-1]}", *_tail(outputs[-1], n)[0]]
+        return shown, log, length
     if outputs:
-        return outputs[-1].read_text(errors="replace").splitlines()[-n:], outputs[-1]
+        shown, length = _tail(outputs[-1], n)
+        return shown, outputs[-1], length
     job = submitted(run_dir).get("job")
     if job:
         raise ConfigError(f"{run_dir} is job {job}, which has not said anything yet (sslkit runs {run_dir})")
     raise ConfigError(f"{run_dir} is not a run directory: there is no {log.absolute()}")
+
+
+def _tail(path: Path, n: int) -> tuple[list[str], int]:
+    """The last lines of a file, and how many bytes of it have been read."""
+    text = path.read_bytes()
+    return text.decode(errors="replace").splitlines()[-n:], len(text)
 
 
 def _outputs(run_dir: Path) -> list[Path]:
@@ -148,10 +154,10 @@ def _outputs(run_dir: Path) -> list[Path]:
     return sorted(Path(str(said["output"])).glob(f"{said['job']}_0_log.out"))
 
 
-def follow(path: Path) -> Iterator[str]:
-    """What is added to a file from now on, for ever."""
+def follow(path: Path, length: int) -> Iterator[str]:
+    """What is added to a file of that length, for ever."""
     with path.open(errors="replace") as file:
-        file.seek(0, os.SEEK_END)
+        file.seek(length)
         while True:
             line = file.readline()
             if line:

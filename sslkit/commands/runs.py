@@ -57,7 +57,9 @@ def method_of(run: Path, settings: Config, at: str | None = None) -> tuple[int, 
 
 
 def _kept(run: Path, at: str) -> tuple[int, dict[str, Any]]:
-    step = int(at) if at.isdecimal() else best_step(run, at)
+    step, known = int(at) if at.isdecimal() else best_step(run, at), checkpoint.steps(run)
+    if step not in known:
+        raise ConfigError(f"--at {at}: {run} has no checkpoint of that step; it has {known or 'none'}")
     return step, checkpoint.of_step(run, step)
 
 

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from sslkit.config import Config
 from sslkit.config.syntax import parse
 from sslkit.config.text import spell
 from sslkit.errors import ConfigError
+from sslkit.launch import processes as processes_here
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
 
@@ -150,7 +150,7 @@ def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
         click.echo(f"[{n}/{len(grid)}] {point.folder}")
         words = _command(files, [*asked.bindings, *point.bindings], run_dir)
         words += [] if processes is None else ["--processes", str(processes)]
-        code = subprocess.run(words, check=False).returncode
+        code = processes_here.run_alone(words)
         if code in _INTERRUPTED:
             click.echo(f"[{n}/{len(grid)}] {point.folder} was stopped; the same command goes on there", err=True)
             return code

@@ -118,14 +118,15 @@ class Asked:
 
     @property
     def run_dir(self) -> Path:
-        """Where the results go."""
+        """Where the results go; refused if there is nothing that could have any."""
+        files = self.files
         if self.out == Path():
             raise ConfigError("--out names the folder you are in: give a run a folder of its own")
         if self.out is not None:
             return self.out
         if self.repeated is not None:
             return self.repeated.with_name(f"{self.repeated.name}_again")
-        return Path("runs") / Path(self.files[-1]).stem
+        return Path("runs") / Path(files[-1]).stem
 
     @property
     def words(self) -> list[str]:
@@ -141,10 +142,9 @@ class Asked:
         from sslkit import distributed, provenance
         from sslkit.launch.job import Job
 
-        files = self.files  # refused first, if there is no such run
         changed = provenance.code_has_changed(self.repeated) if self.repeated is not None else ""
         if changed and distributed.is_main():
             click.echo(f"--from {self.repeated}: {changed}", err=True)
-        Job(files, self.bindings, str(self.run_dir), self.command)()
+        Job(self.files, self.bindings, str(self.run_dir), self.command)()
         if distributed.is_main():
             click.echo(f"done: checkpoints, metrics and results are in {self.run_dir}")

@@ -1,4 +1,4 @@
-"""Several ranks on this machine, each a process of its own, and what is done when one of them fails."""
+"""Runs in processes of their own on this machine: several ranks of one, and what is done when one of them fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -28,12 +29,8 @@ def run(words: Sequence[str], n: int, run_dir: Path) -> int:
     soon as they miss it, or killed after a while. Killed itself, this process takes the ranks with it.
     """
     group = _Group(words, n)
-    before = {number: signal.signal(number, group.hand_on) for number in (*interruption.STOP, interruption.REQUEUE)}
-    try:
+    with _handed_on(group.hand_on):
         failed = group.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if failed is None:
         return 0
     code = group.ranks[failed].returncode
@@ -45,6 +42,25 @@ def run(words: Sequence[str], n: int, run_dir: Path) -> int:
             err=True,
         )
     return 128 - code if code < 0 else code
+
+
+def run_alone(words: Sequence[str]) -> int:
+    """Run a command to which signals are handed on, so that what it does can be saved; its exit code comes back."""
+    process = subprocess.Popen(words, preexec_fn=_leave_with_parent, start_new_session=True)
+    with _handed_on(lambda number, frame: process.send_signal(number)):
+        code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+@contextmanager
+def _handed_on(to: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Signals that ask to stop go there while this lasts."""
+    before = {number: signal.signal(number, to) for number in (*interruption.STOP, interruption.REQUEUE)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Group:

@@ -68,6 +68,9 @@ class Slurm:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in self.options:
+            if name in _PARAMETERS:
+                raise ValueError(f"options={dict(self.options)!r}: write Slurm.{name} instead of the option {name!r}")
         if minutes(self.time) * 60 <= self.signal_s:
             raise ValueError(
                 f"time={self.time!r} is not longer than signal_s={self.signal_s}, the seconds before its end at which "

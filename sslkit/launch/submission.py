@@ -50,11 +50,18 @@ class Submission:
 
     @property
     def resources(self) -> Slurm:
-        """What is asked of Slurm; all runs of a sweep ask for the same."""
+        """What is asked of Slurm; all runs of a sweep ask for the same.
+
+        Raises:
+            ConfigError: it does not fit together.
+        """
         settings = self.settings[0]
         if not settings.has("Slurm"):
             return Slurm()
-        return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
+        try:
+            return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
+        except ValueError as error:
+            raise ConfigError(f"{error}{settings.places(str(error))}") from error
 
     @property
     def script(self) -> str:
