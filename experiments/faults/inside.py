@@ -12,8 +12,8 @@ import torch
 
 from experiments.faults.start import Inside
 from sslkit import checkpoint, train
-from sslkit.log import Log
 from sslkit.loader import Views
+from sslkit.log import Log
 from sslkit.method import Method
 from sslkit.types import Outcome
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments.faults import disks, inside, shipped
 from experiments.faults.inside import MOMENTS, hang, kill
 from experiments.faults.shipped import N_STEPS
+from experiments.faults.start import LONGEST_S
 from experiments.faults.trial import Trial
 from sslkit import checkpoint
 
@@ -75,7 +76,7 @@ def _later(trial: Trial) -> int:
 # kills
 
 
-@kind("all ranks killed at a random moment", "kills", EXACT, runs=(24, 6))
+@kind("all ranks killed at a random moment", "kills", EXACT, runs=(22, 3))
 def _(trial: Trial) -> None:
     start = trial.start()
     trial.reach(_middle(trial), start)
@@ -87,7 +88,7 @@ def _(trial: Trial) -> None:
     trial.expect_kept(logged)
 
 
-@kind("one rank killed at a random moment (out of memory)", "kills", EXACT, runs=(10, 5), ranks=(2,))
+@kind("one rank killed at a random moment (out of memory)", "kills", EXACT, runs=(10, 3), ranks=(2,))
 def _(trial: Trial) -> None:
     start, rank = trial.start(), trial.rng.randrange(2)
     trial.reach(_middle(trial), start)
@@ -135,10 +136,10 @@ def _(trial: Trial) -> None:
     trial.expect(trial.whole_steps() == ([2, 4, 6, 8][max(0, nth - 3) : nth - 1]), "those before it are whole")
 
 
-@kind("killed as a .partial file appears", "saves", EXACT, runs=(3, 4))
+@kind("killed as a .partial file appears", "saves", EXACT, runs=(3, 2))
 def _(trial: Trial) -> None:
     start, nth, before = trial.start(), trial.rng.randrange(1, 4), set[str]()
-    until = time.monotonic() + 200
+    until = time.monotonic() + LONGEST_S
     while len(before) < nth and not start.is_over() and time.monotonic() < until:
         found = {path.name.split(".")[0] for path in checkpoint.folder(trial.run).glob("*.partial*")}
         before |= found
@@ -204,7 +205,7 @@ def _signalled(trial: Trial, number: signal.Signals, rank: int | None = None) ->
 
 
 for _number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGUSR1):
-    kind(f"{_number.name} at a random moment", "signals", EXACT, runs=(5, 1 if _number == signal.SIGUSR1 else 3))(
+    kind(f"{_number.name} at a random moment", "signals", EXACT, runs=(5, 0 if _number == signal.SIGUSR1 else 2))(
         lambda trial, number=_number: _signalled(trial, number)  # type: ignore[misc]
     )
 
@@ -377,7 +378,7 @@ def _(trial: Trial) -> str | None:
     return None
 
 
-@kind("full disk during a checkpoint", "disks", STOPS, runs=(7, 2))
+@kind("full disk during a checkpoint", "disks", STOPS, runs=(7, 1))
 def _(trial: Trial) -> str | None:
     if disks.refusal():
         return disks.refusal()
@@ -527,26 +528,26 @@ kind("NaN or inf in a pixel", "numbers", STOPS, runs=(8, 0))(lambda trial: _not_
 
 @kind("a rank hangs in the middle of a step", "ranks", STOPS, runs=(5, 0), ranks=(2,))
 def _(trial: Trial) -> None:
-    step, moment, rank = trial.rng.randrange(1, N_STEPS), trial.rng.choice(list(MOMENTS)), trial.rng.randrange(2)
+    step, moment, rank = trial.rng.randrange(1, N_STEPS - 1), trial.rng.choice(list(MOMENTS)), trial.rng.randrange(2)
     trial.seen.append(f"rank {rank}, step {step}, {moment}")
-    start = trial.start(inside.at_step(step, moment, hang, rank), ["train.patience_s = 6.0"])
+    start = trial.start(inside.at_step(step, moment, hang, rank), ["train.patience_s = 10.0"])
     start.hung = {rank}
-    trial.ends(start, (FAILED, KILLED, 0 if step == N_STEPS - 1 else FAILED), LOST)
+    trial.ends(start, (FAILED, KILLED), LOST)
     trial.expect_kept(step)
 
 
 @kind("a rank hangs before a checkpoint", "ranks", STOPS, runs=(4, 0), ranks=(2,))
 def _(trial: Trial) -> None:
     step = trial.rng.choice([1, 3, 5])
-    start = trial.start(inside.at_step(step, "as the step ends", hang, 1), ["train.patience_s = 6.0"])
+    start = trial.start(inside.at_step(step, "as the step ends", hang, 1), ["train.patience_s = 10.0"])
     start.hung = {1}
     trial.ends(start, (FAILED, KILLED), LOST)
     trial.expect_kept(step)
 
 
-@kind("a rank stopped from outside, by the command", "ranks", STOPS, runs=(0, 2), ranks=(2,))
+@kind("a rank stopped from outside, by the command", "ranks", STOPS, runs=(0, 1), ranks=(2,))
 def _(trial: Trial) -> None:
-    start = trial.start(bindings=["train.patience_s = 8.0"])
+    start = trial.start(bindings=["train.patience_s = 10.0"])
     logged = trial.reach(_middle(trial, 5), start)
     start.send(signal.SIGSTOP, trial.rng.randrange(2))
     trial.ends(start, (FAILED,), LOST)
@@ -580,8 +581,8 @@ def _clock(trial: Trial, jump: str) -> str | None:
     return None
 
 
-kind("the clock jumps forwards", "clock", EXACT, runs=(0, 3))(lambda trial: _clock(trial, "+400d"))
-kind("the clock jumps backwards", "clock", EXACT, runs=(0, 3))(lambda trial: _clock(trial, "-400d"))
+kind("the clock jumps forwards", "clock", EXACT, runs=(0, 2))(lambda trial: _clock(trial, "+400d"))
+kind("the clock jumps backwards", "clock", EXACT, runs=(0, 2))(lambda trial: _clock(trial, "-400d"))
 
 
 @kind("two commands on one run directory", "company", EXACT, runs=(4, 1), ranks=(1, 2))

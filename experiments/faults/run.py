@@ -29,7 +29,7 @@ from sslkit import checkpoint, provenance, registry
 
 
 def planned() -> list[Fault]:
-    """All faults; methods and numbers of ranks take turns, so that each meets many kinds."""
+    """All faults, kinds in turns; methods and numbers of ranks take turns as well, so that each meets many kinds."""
     met: dict[tuple[str, int], int] = {}
     faults = []
     for kind in KINDS.values():
@@ -40,7 +40,7 @@ def planned() -> list[Fault]:
             method, ranks = draw.choice([pair for pair in able if met.get(pair, 0) == least])
             met[method, ranks] = met.get((method, ranks), 0) + 1
             faults.append(Fault(kind.name, method, ranks, number, number < kind.runs[0]))
-    return faults
+    return sorted(faults, key=lambda fault: (not fault.forked, fault.number))
 
 
 def some(faults: Sequence[Fault], n: int) -> list[Fault]:
@@ -96,17 +96,20 @@ def share(calls: Sequence[Callable[[], None]], at_once: int) -> None:
     for _ in range(at_once):
         pid = os.fork()
         if not pid:
+            code = 1
             try:
                 while number := os.read(taken, 4):
                     calls[int.from_bytes(number, "little")]()
+                code = 0
             except BaseException:
                 traceback.print_exc()
             finally:
-                os._exit(0)
+                os._exit(code)
         workers.append(pid)
     os.close(taken)
-    for pid in workers:
-        os.waitpid(pid, 0)
+    codes = [os.waitpid(pid, 0)[1] for pid in workers]
+    if any(codes):
+        sys.exit("error: a process of the harness has failed")
 
 
 def undisturbed(runs: Path, method: str, ranks: int) -> None:

@@ -33,10 +33,9 @@ _SMALL = {  # where a method has it
     "local/heads.Prototypes.bottleneck": "16",
     "local/augmenters.Crop.n": "2",
     "focal/augmenters.Crop.n": "2",
-    "one/augmenters.Crop.size": "32",
-    "two/augmenters.Crop.size": "32",
-    "partner/augmenters.Crop.size": "32",
-    "local/augmenters.Crop.size": "24",
+    "one/augmenters.Crop.size": "48",
+    "two/augmenters.Crop.size": "48",
+    "partner/augmenters.Crop.size": "48",
     "clusterers.Sinkhorn.n_clusters": "6",
 }
 _NARROW = "{'output_stride': 8, 'layers': (1, 1, 1, 1), 'channels': (8, 8, 16, 16)}"

@@ -21,7 +21,7 @@ from sslkit.launch import job as job_module
 from sslkit.launch.job import Job
 
 GRACE_S = 40.0  # after the first rank has failed, on a machine that may have other work
-LONGEST_S = 240.0
+LONGEST_S = 600.0
 Inside = Callable[[int], None]  # what is changed in a rank before it starts, told its number
 
 
@@ -115,10 +115,10 @@ class Start:
             self.hung |= set(range(self.n)) if rank is None else {rank}
 
     def wait(self) -> list[int]:
-        """Until all have ended; the exit codes come back. Who does not end by itself is killed and stands in `overdue`."""
+        """Until all have ended; the exit codes come back. Who does not by itself is killed and stands in `overdue`."""
         began, until = time.monotonic(), float("inf")
         while not self.is_over():
-            time.sleep(0.005)
+            time.sleep(0.01)
             if self.command is None and until == float("inf") and any(self.codes.values()):
                 until = time.monotonic() + GRACE_S
             left = {i for i in range(len(self.pids)) if i not in self.codes}

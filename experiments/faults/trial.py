@@ -15,7 +15,7 @@ import torch
 
 from experiments.faults import shipped
 from experiments.faults.shipped import N_STEPS, SAVE_EVERY
-from experiments.faults.start import Inside, Start, nothing
+from experiments.faults.start import LONGEST_S, Inside, Start, nothing
 from sslkit import checkpoint, log, status
 
 
@@ -116,9 +116,9 @@ class Trial:
 
     def reach(self, step: int, start: Start) -> int:
         """Until the run has come to a step, or its end."""
-        until = time.monotonic() + 200
+        until = time.monotonic() + LONGEST_S
         while self.step() < step and not start.is_over() and time.monotonic() < until:
-            time.sleep(0.003)
+            time.sleep(0.01)
         return self.step()
 
     def whole_steps(self) -> list[int]:
