@@ -16,7 +16,16 @@ from typing import Any
 import click
 
 from sslkit import __version__, rendezvous
-from sslkit.errors import CheckpointError, ConfigError, Interrupted, NotFinite, RankLost, Refused, SlurmError
+from sslkit.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    NotFinite,
+    RankLost,
+    Refused,
+    SlurmError,
+    WorkerLost,
+)
 
 DIRECTORY = click.Path(path_type=Path)
 FILES = click.option(
@@ -84,7 +93,7 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     except Interrupted as stop:
         click.echo(str(stop), err=True)
         sys.exit(128 + (stop.signals[0] if stop.signals else 0))
-    except (ConfigError, CheckpointError, NotFinite, RankLost, SlurmError, ValueError, OSError) as error:
+    except (ConfigError, CheckpointError, NotFinite, RankLost, WorkerLost, SlurmError, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
         else:
