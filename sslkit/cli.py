@@ -17,7 +17,16 @@ from typing import Any
 import click
 
 from sslkit import __version__, rendezvous
-from sslkit.errors import CheckpointError, ConfigError, Interrupted, NotFinite, RankLost, Refused, SlurmError
+from sslkit.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    NotFinite,
+    RankLost,
+    Refused,
+    SlurmError,
+    WorkerLost,
+)
 
 DIRECTORY = click.Path(path_type=Path)
 FILES = click.option(
@@ -54,9 +63,7 @@ _RESOURCES = {  # option: type, what it is; all can be bound as well, as `Slurm.
 
 def _of_slurm(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `--slurm`."""
-    command = click.option("--setup", multiple=True, help="A shell line before Python starts; may be repeated.")(
-        command
-    )
+    command = click.option("--setup", multiple=True, help="A shell line before Python starts.")(command)
     for name, (kind, said) in reversed(_RESOURCES.items()):
         command = click.option(name, type=kind, help=said)(command)
     return command
@@ -87,7 +94,7 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
         if rendezvous.here().rank == 0:
             click.echo(str(stop), err=True)
         sys.exit(128 + stop.number)
-    except (ConfigError, CheckpointError, NotFinite, RankLost, SlurmError, ValueError, OSError) as error:
+    except (ConfigError, CheckpointError, NotFinite, RankLost, WorkerLost, SlurmError, ValueError, OSError) as error:
         if show_traceback:
             traceback.print_exc()
         else:

@@ -59,6 +59,17 @@ def _patient_group() -> dist.ProcessGroup:
     return group
 
 
+@cache
+def _usual_group() -> dist.ProcessGroup:
+    """A group for plain values whose members wait as long as for any exchange of a step."""
+    group = dist.new_group(backend="gloo", timeout=_patience)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+_patience = timedelta(seconds=1800)  # what `start` was told
+
+
 def start(device: torch.device, run_dir: Path, *, patience_s: float = 1800) -> None:
     """Join the group that the environment describes (`sslkit.rendezvous`); alone, do nothing.
 
@@ -78,7 +89,10 @@ def start(device: torch.device, run_dir: Path, *, patience_s: float = 1800) -> N
     options: dict[str, Any] = {}
     if place.meeting:
         options = {"store": rendezvous.meet(place, run_dir), "rank": place.rank, "world_size": place.size}
-    dist.init_process_group("nccl" if has_cuda else "gloo", timeout=timedelta(seconds=patience_s), **options)
+    global _patience
+    _patience = timedelta(seconds=patience_s)
+    dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_patience, **options)
+    _usual_group()  # now, as a rank that hangs later could not join
     rendezvous.met(place, run_dir)
 
 
@@ -137,6 +151,7 @@ def stop() -> None:
     if is_on():
         dist.destroy_process_group()
         _patient_group.cache_clear()
+        _usual_group.cache_clear()
 
 
 def total(x: Tensor) -> Tensor:
@@ -208,7 +223,7 @@ def of_all(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     found: list[Any] | None = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(value, found, group=_patient_group())
+    dist.gather_object(value, found, group=_usual_group())
     return found or []
 
 

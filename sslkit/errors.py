@@ -23,6 +23,10 @@ class RankLost(RuntimeError):
     """Another rank has died or does not answer; the message says how that showed."""
 
 
+class WorkerLost(RuntimeError):
+    """A process that loads data for this rank has died."""
+
+
 class Interrupted(RuntimeError):
     """A signal has stopped the run at the end of a step, after everything was saved.
 

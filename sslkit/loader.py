@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sslkit import distributed, interruption, rendezvous
 from sslkit.augmenters import Augmenter
-from sslkit.errors import ConfigError
+from sslkit.errors import ConfigError, WorkerLost
 from sslkit.types import Batch, Key, Sample, View
 
 
@@ -179,6 +180,24 @@ def batches(
         return
     for epoch in sampler.epochs():
         yield from load(batch_sampler=sampler.within(epoch, partners(epoch)))
+
+
+@contextmanager
+def deaths_named() -> Iterator[None]:
+    """Say it when a process that loads data has died; torch raises that wherever this process happens to be.
+
+    Raises:
+        WorkerLost: instead of what torch says.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerLost(
+            f"rank {distributed.rank()} has lost a process that loads its data (out of memory?): "
+            f"{str(error).splitlines()[0]}; the same command goes on from the newest checkpoint"
+        ) from error
 
 
 def _as_it_is(batch: object) -> object:

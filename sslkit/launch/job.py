@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from sslkit import checkpoint, config, distributed, preflight, provenance, status
+from sslkit import checkpoint, config, distributed, loader, preflight, provenance, status
 from sslkit.config import Config
 from sslkit.config.problem import Problem
 from sslkit.errors import ConfigError, Interrupted
@@ -42,13 +42,14 @@ class Job:
                 been taken then.
             Interrupted: a signal has stopped the run, which is saved.
             RankLost: another rank has died or hangs.
+            WorkerLost: a process that loads data has died.
         """
         run_dir = Path(self.run_dir)
         settings, problems = config.examine(self.files, self.bindings)
         device = torch.device("cuda" if _wants_cuda(settings) else "cpu")
         distributed.start(device, run_dir, patience_s=_patience(settings))
         try:
-            with distributed.losses_named(), contextlib.ExitStack() as held:
+            with contextlib.ExitStack() as held, distributed.losses_named(), loader.deaths_named():
                 distributed.on_main(lambda: refuse_wrong(settings, problems))
                 distributed.on_main(lambda: self._take(run_dir, settings, held))
                 return self._train(run_dir, settings)
