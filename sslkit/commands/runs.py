@@ -12,6 +12,7 @@ from sslkit import checkpoint, config
 from sslkit.config import Config
 from sslkit.errors import CheckpointError, ConfigError
 from sslkit.launch.options import with_data
+from sslkit.links import refuse_links
 from sslkit.method import Method
 
 
@@ -81,11 +82,12 @@ def export_run(run: Path, out: Path) -> str:
     The run's configuration is in the metadata of the tensor file.
 
     Raises:
-        ConfigError: the backbone is not one of timm's.
+        ConfigError: the backbone is not one of timm's, or something in the folder leads out of it.
     """
     from sslkit.backbones import Timm
     from sslkit.backbones.weights import export_timm
 
+    refuse_links(out)
     settings = settings_of(run)
     step, method = method_of(run, settings)
     backbone = method.teacher.backbone
@@ -96,9 +98,14 @@ def export_run(run: Path, out: Path) -> str:
 
 
 def picture_run(run: Path) -> list[Path]:
-    """Draw what the newest checkpoint of a run does on images of its data; the paths of the pictures."""
+    """Draw what the newest checkpoint of a run does on images of its data; the paths of the pictures.
+
+    Raises:
+        ConfigError: something in the directory leads out of it.
+    """
     from sslkit.monitors import gallery
 
+    refuse_links(run)
     settings = settings_of(run)
     _, method = method_of(run, settings)
     return gallery.draw(run, method, *settings.part("train", "data", "augmenter"))

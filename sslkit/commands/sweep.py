@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from sslkit.config.text import spell
 from sslkit.errors import ConfigError
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
+from sslkit.links import refuse_links
+from sslkit.monitors.style import literal
+from sslkit.shown import in_markdown
 
 Rows = Mapping[tuple[str, ...], list[dict[str, float]]]  # results of each point, one for each seed
 LONGEST = 100  # characters of a directory's name
@@ -103,9 +107,10 @@ def sweep(asked: Asked, texts: list[str]) -> int:
     same command goes on where it stopped.
 
     Raises:
-        ConfigError: a point is wrong, or a directory holds another run.
+        ConfigError: a point is wrong, a directory holds another run, or something in there leads out of it.
     """
     grid, out, files = points([axis(text) for text in texts]), asked.run_dir, asked.files
+    refuse_links(out)
     for point in grid:
         try:
             settings = ready(files, [*asked.bindings, *point.bindings])
@@ -131,7 +136,8 @@ def sweep(asked: Asked, texts: list[str]) -> int:
 def _command(files: list[str], bindings: list[str], run_dir: Path) -> list[str]:
     words = [word for file in files for word in ("--gin", file)]
     words += [word for binding in bindings for word in ("--set", binding)]
-    return [sys.executable, "-m", "sslkit.launch", *words, "--out", str(run_dir)]
+    safe = [] if os.getcwd() in map(os.path.abspath, sys.path) else ["-P"]  # or `-m` would import from this folder
+    return [sys.executable, *safe, "-m", "sslkit.launch", *words, "--out", str(run_dir)]
 
 
 def results_of(run_dir: Path) -> dict[str, float]:
@@ -139,9 +145,10 @@ def results_of(run_dir: Path) -> dict[str, float]:
     kept = run_dir / "results.json"
     try:
         found = json.loads(kept.read_text()) if kept.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return {}
-    return {k: v for k, v in found.items() if isinstance(v, float | int)} if isinstance(found, dict) else {}
+    numbers = {k: v for k, v in found.items() if isinstance(v, float | int)} if isinstance(found, dict) else {}
+    return {k: v for k, v in numbers.items() if not abs(v) > sys.float_info.max}  # a whole number may be
 
 
 def write_report(out: Path, grid: Sequence[Point]) -> None:
@@ -158,12 +165,12 @@ def write_report(out: Path, grid: Sequence[Point]) -> None:
 
 
 def _table(names: list[str], metrics: list[str], rows: Rows) -> str:
-    head = [*names, *metrics, "runs"]
+    head = [*map(in_markdown, (*names, *metrics)), "runs"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for values, found in rows.items():
         cells = [_cell([each[m] for each in found if m in each]) for m in metrics]
         finished = sum(bool(each) for each in found)
-        lines.append("| " + " | ".join([*values, *cells, f"{finished} of {len(found)}"]) + " |")
+        lines.append("| " + " | ".join([*map(in_markdown, values), *cells, f"{finished} of {len(found)}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -193,10 +200,10 @@ def _plot(
             y = [mean(f) if f else math.nan for f in found]
             error = [stdev(f) if len(f) > 1 else 0.0 for f in found] if any(len(f) > 1 for f in found) else None
             label = ", ".join(f"{n.rpartition('.')[2]} = {v}" for n, v in zip(names[1:], others, strict=True))
-            panel.errorbar(range(len(across)), y, yerr=error, marker="o", capsize=3, label=label)
-        panel.set_xticks(range(len(across)), across, rotation=0 if max(map(len, across)) < 12 else 30)
+            panel.errorbar(range(len(across)), y, yerr=error, marker="o", capsize=3, label=literal(label))
+        panel.set_xticks(range(len(across)), map(literal, across), rotation=0 if max(map(len, across)) < 12 else 30)
         panel.set_xlabel(names[0] if names else "")
-        panel.set_title(metric, fontsize=10)
+        panel.set_title(literal(metric), fontsize=10)
         panel.grid(alpha=0.3)
     if len(names) > 1:
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
