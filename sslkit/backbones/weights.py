@@ -17,6 +17,7 @@ from sslkit.backbones.timm_model import Timm, origin
 from sslkit.shown import visible
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+FILES = ("config.json", "model.safetensors")  # of an exported model
 OUTPUTS = {"last_layer": "image", "last_layer_c": "region"}
 MASK_TOKENS = ("backbone.masked_embed", "backbone.mask_token")  # of iBOT and of DINOv2
 
@@ -136,6 +137,9 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     architecture that is not its own, such as `rf29_resnet18`, before the `module` of the metadata is imported.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        if (folder / file).is_symlink():  # timm would write to where it leads
+            (folder / file).unlink()
     model = backbone.model
     config: dict[str, Any] = {
         "input_size": (3, image_size, image_size),

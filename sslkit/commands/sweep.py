@@ -20,10 +20,10 @@ import click
 from sslkit.config.syntax import parse
 from sslkit.config.text import spell
 from sslkit.errors import ConfigError
+from sslkit.files import whole
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
-from sslkit.links import refuse_links
-from sslkit.monitors.style import literal
+from sslkit.monitors.style import literal, save
 from sslkit.shown import in_markdown
 
 Rows = Mapping[tuple[str, ...], list[dict[str, float]]]  # results of each point, one for each seed
@@ -107,10 +107,9 @@ def sweep(asked: Asked, texts: list[str]) -> int:
     same command goes on where it stopped.
 
     Raises:
-        ConfigError: a point is wrong, a directory holds another run, or something in there leads out of it.
+        ConfigError: a point is wrong, or a directory holds another run.
     """
     grid, out, files = points([axis(text) for text in texts]), asked.run_dir, asked.files
-    refuse_links(out)
     for point in grid:
         try:
             settings = ready(files, [*asked.bindings, *point.bindings])
@@ -160,7 +159,8 @@ def write_report(out: Path, grid: Sequence[Point]) -> None:
         rows.setdefault(tuple(point.values[name] for name in names), []).append(results[point.folder])
     metrics = list(dict.fromkeys(key for found in results.values() for key in found))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sweep.md").write_text(_table(names, metrics, rows))
+    with whole(out / "sweep.md") as file:
+        file.write(_table(names, metrics, rows).encode())
     _plot(out / "sweep.png", names, metrics, rows)
 
 
@@ -191,7 +191,7 @@ def _plot(
 
     shown = metrics[:6] or ["nothing finished"]
     figure, panels = pyplot.subplots(
-        1, len(shown), figsize=(1 + 3.6 * len(shown), 3.4), squeeze=False, layout="constrained"
+        1, len(shown), figsize=(1 + 3.6 * len(shown), 3.4), squeeze=False, layout="constrained", dpi=120
     )
     across = list(dict.fromkeys(values[0] if values else "" for values in rows))
     for panel, metric in zip(panels[0], shown, strict=True):
@@ -207,5 +207,5 @@ def _plot(
         panel.grid(alpha=0.3)
     if len(names) > 1:
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     pyplot.close(figure)
