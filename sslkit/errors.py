@@ -2,20 +2,29 @@
 
 import signal
 
+from sslkit.shown import visible
 
-class ConfigError(ValueError):
+
+class _Said(Exception):
+    """What it says may have come out of files of somebody else, and goes to a terminal."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
+
+class ConfigError(_Said, ValueError):
     """The configuration is wrong; the message says where and what would be right."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(_Said, RuntimeError):
     """There are checkpoints, but this run cannot go on from them."""
 
 
-class NotFinite(RuntimeError):
+class NotFinite(_Said, RuntimeError):
     """A loss or a feature is NaN or infinite; the message says where that shows, and what was saved."""
 
 
-class Refused(RuntimeError):
+class Refused(_Said, RuntimeError):
     """Another rank has refused to go on, and says why."""
 
 

@@ -64,7 +64,7 @@ def read_json(path: Path, kind: type[T]) -> T:
     """What such a file holds; an empty `kind` if it is not there, torn, or holds something else."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # torn by a kill, or not of our making
         return kind()
     return found if isinstance(found, kind) else kind()
 

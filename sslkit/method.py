@@ -20,7 +20,7 @@ from sslkit.distributed import Scope
 from sslkit.geometry import patch_positions
 from sslkit.heads import Head
 from sslkit.network import Network
-from sslkit.parameters import Natural, Within
+from sslkit.parameters import Name, Natural, Within
 from sslkit.partners import Partners
 from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time
@@ -55,9 +55,9 @@ class Method(Component):
         *,
         backbone: Backbone,
         heads: Sequence[Head],
-        terms: Mapping[str, Term],
+        terms: Mapping[Name, Term],
         clusterer: Clusterer | None = None,
-        searches: Mapping[str, Search] | None = None,
+        searches: Mapping[Name, Search] | None = None,
         partners: Partners | None = None,
         momentum: Annotated[Scheduled, Within(0, 1)] | None = None,
         centering: Centering | Mapping[str, Centering] | None = None,

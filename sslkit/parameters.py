@@ -46,6 +46,17 @@ class Existing:
         return "an existing folder"
 
 
+@dataclass(frozen=True)
+class Plain:
+    """Text that may become part of the name of a file, and may be shown anywhere."""
+
+    def __contains__(self, text: str) -> bool:
+        return re.fullmatch(r"[^\W_][\w .+=-]*", text) is not None
+
+    def __str__(self) -> str:
+        return "of letters, digits, spaces and _ - . + =, a letter or digit first"
+
+
 Count = Annotated[int, Within(least=1)]
 Natural = Annotated[int, Within(least=0)]
 Positive = Annotated[float, Within(above=0)]
@@ -53,6 +64,7 @@ NonNegative = Annotated[float, Within(least=0)]
 Share = Annotated[float, Within(0, 1)]  # of a whole, or a probability
 Seed = Annotated[int, Within(0, 2**32 - 1)]  # what numpy and torch both take
 Folder = Annotated[str | Path, Existing()]
+Name = Annotated[str, Plain()]  # of a term, a search, ...: it stands in logs and in names of pictures
 
 
 class Promise(typing.Protocol):
@@ -102,7 +114,7 @@ def misfit(value: Any, hint: Any) -> str | None:
 
 
 def refuse(name: str, value: Any, hint: Any) -> None:
-    """Refuse a number that is out of its range or not whole, and a word not among those allowed.
+    """Refuse a number that is out of its range or not whole, a word not among those allowed, and a name not plain.
 
     So is a word in place of anything else; other types are left to Python.
 
@@ -278,6 +290,8 @@ def _out_of_bounds(value: Any, hint: Any, *, and_kinds: bool = False) -> str | N
         is_number = isinstance(part, numbers.Real) and not isinstance(part, bool)  # numpy's too
         if isinstance(bound, Within) and is_number and part not in bound:
             one, many = str(bound), f"numbers {bound}"
+        elif isinstance(bound, Plain) and isinstance(part, str) and part not in bound:
+            one, many = str(bound), f"names {bound}, which {part!r} is not"
         elif and_kinds and bound is int and isinstance(part, (bool, float)):
             one, many = "a whole number", "whole numbers"
         elif and_kinds and isinstance(bound, tuple) and part not in bound:

@@ -19,6 +19,7 @@ import sslkit
 from sslkit import checkpoint, distributed, files, log
 from sslkit.config import Config
 from sslkit.config.source import PACKAGE, search_path
+from sslkit.links import refuse_links
 from sslkit.loader import processors
 from sslkit.registry import everything
 
@@ -31,7 +32,11 @@ def write(run_dir: Path, settings: Config, command: list[str]) -> None:
 
     `config.gin` is the configuration as given, in one file that needs no other; `operative.gin` has every value that is
     used; `environment.json` has a record for each start; `code/HASH.diff` is how its code differed from its commit.
+
+    Raises:
+        ConfigError: something in the directory leads out of it.
     """
+    refuse_links(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     files.put_text(run_dir / "config.gin", settings.text)
     files.put_text(run_dir / "operative.gin", settings.operative)
@@ -61,7 +66,9 @@ def code_has_changed(run_dir: Path) -> str:
         return "it is not known with which code that run was made"
     before, now = starts[-1], environment()
     differing = [name for name in ("sslkit", "commit", "code") if before.get(name) != now[name]]
-    differing += [name for name, v in now["packages"].items() if (before.get("packages") or {}).get(name) != v]
+    packages = before.get("packages")
+    had = packages if isinstance(packages, dict) else {}
+    differing += [name for name, v in now["packages"].items() if had.get(name) != v]
     return "" if not differing else f"not the same as in that run: {', '.join(differing)}"
 
 

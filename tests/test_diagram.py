@@ -217,9 +217,9 @@ def test_arrows_say_what_a_term_uses():
 
 
 def test_strange_names_are_escaped():
-    text = draw(config.examine(["gin/dino.gin"], ["Method.terms = {'<a & \"b\">': @image/Term()}"])[0])
+    text = draw(config.examine(["gin/dino.gin"], ["backbones.Timm.name = '<a & \"b\">'"])[0])
     assert "&lt;a &amp; &quot;b&quot;&gt;" in text
-    assert any(x.text == 'term <a & "b">' for x in ElementTree.fromstring(text).iter())
+    assert any(x.text == '<a & "b">' for x in ElementTree.fromstring(text).iter())
 
 
 def test_values_of_other_peoples_parts_are_shown():

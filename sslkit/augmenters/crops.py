@@ -18,7 +18,7 @@ from sslkit import draws
 from sslkit.augmenters import colour
 from sslkit.augmenters.base import Augmenter
 from sslkit.maskings import Masking
-from sslkit.parameters import Count, Natural, NonNegative, Positive, Share, Within, refuse_unordered
+from sslkit.parameters import Natural, NonNegative, Positive, Share, Within, refuse_unordered
 from sslkit.registry import register
 from sslkit.types import Key, View
 
@@ -73,7 +73,7 @@ class Crop:
     def __init__(
         self,
         *,
-        size: Count = 224,
+        size: Annotated[int, Within(1, 4096)] = 224,
         scale: Sequence[Annotated[float, Within(above=0, most=1)]] = (0.25, 1.0),
         ratio: Sequence[Positive] = (3 / 4, 4 / 3),
         interpolation: Literal["bicubic", "bilinear"] = "bicubic",
@@ -91,7 +91,7 @@ class Crop:
         mean: Sequence[Share] = (0.485, 0.456, 0.406),
         std: Sequence[Positive] = (0.229, 0.224, 0.225),
         source: Natural = 0,
-        n: Count = 1,
+        n: Annotated[int, Within(1, 1000)] = 1,
         masking: Masking | None = None,
     ) -> None:
         refuse_unordered(scale=scale, ratio=ratio, blur_px=blur_px)

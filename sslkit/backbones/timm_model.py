@@ -19,14 +19,15 @@ from sslkit.backbones.base import Backbone
 from sslkit.parameters import Share
 from sslkit.registry import register
 
-# what timm takes as options but is asked for in another way here
+# what timm takes as options but is asked for in another way here; no weights are read or fetched because a file says so
+_WEIGHTS = "load weights with sslkit.backbones.weights"
 _ELSEWHERE = {
-    "pretrained": "load weights with sslkit.backbones.weights",
+    **dict.fromkeys(("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args"), _WEIGHTS),
+    **dict.fromkeys(("pretrained_strict", "pretrained_filter_fn", "checkpoint_path", "cache_dir"), _WEIGHTS),
     "num_classes": "a backbone has no classifier, and a method has heads instead",
     "drop_path_rate": "give drop_path",
     "features_only": "give patch_layer",
     "patch_drop_rate": "hide patches by a mask, and give mask='drop'",
-    "checkpoint_path": "load weights with sslkit.backbones.weights",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from sslkit.backbones.timm_model import Timm, origin
+from sslkit.shown import visible
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+FILES = ("config.json", "model.safetensors")  # of an exported model
 OUTPUTS = {"last_layer": "image", "last_layer_c": "region"}
 MASK_TOKENS = ("backbone.masked_embed", "backbone.mask_token")  # of iBOT and of DINOv2
 
@@ -94,15 +97,32 @@ def read_authors(path: Path, *, network: str = "teacher") -> dict[str, Tensor]:
     Old files hold an argparse namespace beside the weights; that class is the only one let through.
 
     Raises:
-        ValueError: the file has no such network.
+        ValueError: the file has no such network, or it holds more than tensors and plain values.
     """
     import argparse
 
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        file = torch.load(path, map_location="cpu", weights_only=True)
-    if network not in file:
-        raise ValueError(f"{path} has no {network!r}; it has: {', '.join(map(str, file))}")
-    return from_authors(file[network])
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            file = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what a pickle holds may raise anything
+        raise ValueError(f"{path} cannot be read: {_unreadable(error)}") from error
+    known = file if isinstance(file, Mapping) else {}
+    if network not in known:
+        raise ValueError(f"{path} has no {network!r}; it has: {visible(', '.join(map(str, known)))}")
+    state = known[network]
+    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise ValueError(f"{network!r} of {path} is no state dict: tensors by name")
+    return from_authors(state)
+
+
+def _unreadable(error: Exception) -> str:
+    """Why, without torch's advice to load it all the same."""
+    asks = re.search(r"GLOBAL (\S+)", str(error))
+    if asks:
+        return f"it asks for {visible(asks[1])}, and only tensors and plain values are loaded"
+    return "it is no file of torch.save, or holds more than tensors and plain values"
 
 
 def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Mapping[str, str] | None = None) -> str:
@@ -117,6 +137,9 @@ def export_timm(backbone: Timm, folder: Path, *, image_size: int, provenance: Ma
     architecture that is not its own, such as `rf29_resnet18`, before the `module` of the metadata is imported.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        if (folder / file).is_symlink():  # timm would write to where it leads
+            (folder / file).unlink()
     model = backbone.model
     config: dict[str, Any] = {
         "input_size": (3, image_size, image_size),

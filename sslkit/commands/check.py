@@ -9,6 +9,7 @@ from typing import Any
 from sslkit import config, preflight
 from sslkit.config.problem import Problem, in_order
 from sslkit.launch.options import with_data
+from sslkit.shown import visible
 
 PARTS = "base"  # files in a folder of this name are parts for others to include, and leave values open
 
@@ -24,9 +25,9 @@ class Report:
     def __str__(self) -> str:
         if self.problems:
             n = len(self.problems)
-            return "\n".join([*map(str, self.problems), f"{self.file}: {n} problem{'s' if n > 1 else ''}"])
+            return "\n".join([*map(str, self.problems), f"{visible(self.file)}: {n} problem{'s' if n > 1 else ''}"])
         names = dict.fromkeys(problem.binding for problem in self.open_values)
-        return f"{self.file}: fine" + (f"; leaves open {', '.join(names)}" if names else "")
+        return f"{visible(self.file)}: fine" + (f"; leaves open {', '.join(names)}" if names else "")
 
     def records(self) -> list[dict[str, Any]]:
         """The problems for other programs."""

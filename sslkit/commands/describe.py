@@ -18,6 +18,7 @@ from sslkit.config.tree import OPEN, Argument, Node
 from sslkit.diagram import content, draw
 from sslkit.launch.options import with_data
 from sslkit.method import Method
+from sslkit.shown import as_code, in_markdown, visible
 
 FIRST = ("method", "terms", "aligner", "search", "matcher", "memory", "head", "loss", "weight")  # in this order
 WIDEST = 80  # places stand in a column as far as lines of this width allow
@@ -144,7 +145,7 @@ def as_text(settings: Config) -> str:
     rows = [row for line in lines(settings) for row in _rows(line, "", "")]
     width = max((len(left) for left, _ in rows if len(left) <= WIDEST), default=0)
     drawn = [f"{left:<{width}}  {place}".rstrip() for left, place in rows]
-    return "\n".join([*_title(settings), *drawn, "", *sizes(settings)]).rstrip() + "\n"
+    return visible("\n".join([*_title(settings), *drawn, "", *sizes(settings)]).rstrip() + "\n")
 
 
 def _rows(line: Line, here: str, below: str) -> Iterator[tuple[str, str]]:
@@ -163,20 +164,21 @@ def _rows(line: Line, here: str, below: str) -> Iterator[tuple[str, str]]:
 def as_markdown(settings: Config) -> str:
     """The tree as nested lists."""
     drawn = [row for line in lines(settings) for row in _bullets(line, 0)]
-    return "\n".join([*_title(settings, "# "), *drawn, "", *(f"- {s}" for s in sizes(settings))]).rstrip() + "\n"
+    title, *said = map(in_markdown, _title(settings))
+    return "\n".join([f"# {title}", *said, *drawn, "", *(f"- {s}" for s in sizes(settings))]).rstrip() + "\n"
 
 
 def _bullets(line: Line, depth: int) -> Iterator[str]:
-    value = (
-        (f" `{line.value}`" if line.is_part or line.name == BY_DEFAULT else f" = `{line.value}`") if line.value else ""
-    )
-    place = f" ({line.place})" if line.place else ""
-    yield f"{'  ' * depth}- {f'**{line.name}**' if line.is_part else line.name}{value}{place}"
+    sign = "" if line.is_part or line.name == BY_DEFAULT else "= "
+    value = f" {sign}{as_code(line.value)}" if line.value else ""
+    place = f" ({in_markdown(line.place)})" if line.place else ""
+    name = in_markdown(line.name)
+    yield f"{'  ' * depth}- {f'**{name}**' if line.is_part else name}{value}{place}"
     for inner in line.inside:
         yield from _bullets(inner, depth + 1)
 
 
-def _title(settings: Config, mark: str = "") -> list[str]:
+def _title(settings: Config) -> list[str]:
     """The files and, where the last of them starts with a comment, what it says of itself."""
     files = list(dict.fromkeys(settings.files))
     said: list[str] = []
@@ -184,7 +186,7 @@ def _title(settings: Config, mark: str = "") -> list[str]:
         path = next((p for p in (Path(file), search_path() / file) if p.is_file()), None)
         text = path.read_text(encoding="utf-8-sig").splitlines() if path else []
         said = [line.lstrip("# ") for line in text[:1] if line.startswith("#")]
-    return [f"{mark}{' '.join(files)}", *said, *_objective(settings), ""]
+    return [" ".join(files), *said, *_objective(settings), ""]
 
 
 def _objective(settings: Config) -> Iterator[str]:

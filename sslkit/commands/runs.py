@@ -13,6 +13,7 @@ from sslkit.commands.following import best_step
 from sslkit.config import Config
 from sslkit.errors import CheckpointError, ConfigError
 from sslkit.launch.options import with_data
+from sslkit.links import refuse_links
 from sslkit.method import Method
 
 
@@ -109,9 +110,14 @@ def export_run(run: Path, out: Path, at: str | None = None) -> str:
 
 
 def picture_run(run: Path, at: str | None = None) -> list[Path]:
-    """Draw what a checkpoint of a run does on images of its data; the paths of the pictures."""
+    """Draw what a checkpoint of a run does on images of its data; the paths of the pictures.
+
+    Raises:
+        ConfigError: something in the directory leads out of it.
+    """
     from sslkit.monitors import gallery
 
+    refuse_links(run)
     settings = settings_of(run)
     _, method = method_of(run, settings, at)
     return gallery.draw(run, method, *settings.part("train", "data", "augmenter"))

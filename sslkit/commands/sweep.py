@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,12 @@ from sslkit.config import Config
 from sslkit.config.syntax import parse
 from sslkit.config.text import spell
 from sslkit.errors import ConfigError
+from sslkit.files import whole
 from sslkit.launch import processes as processes_here
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
+from sslkit.monitors.style import literal, save
+from sslkit.shown import in_markdown
 
 Rows = Mapping[tuple[str, ...], list[dict[str, float]]]  # results of each point, one for each seed
 LONGEST = 100  # characters of a directory's name
@@ -166,7 +170,8 @@ def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
 def _command(files: list[str], bindings: list[str], run_dir: Path) -> list[str]:
     words = [word for file in files for word in ("--gin", file)]
     words += [word for binding in bindings for word in ("--set", binding)]
-    return [sys.executable, "-m", "sslkit.launch", *words, "--out", str(run_dir)]
+    safe = [] if os.getcwd() in map(os.path.abspath, sys.path) else ["-P"]  # or `-m` would import from this folder
+    return [sys.executable, *safe, "-m", "sslkit.launch", *words, "--out", str(run_dir)]
 
 
 def results_of(run_dir: Path) -> dict[str, float]:
@@ -174,9 +179,10 @@ def results_of(run_dir: Path) -> dict[str, float]:
     kept = run_dir / "results.json"
     try:
         found = json.loads(kept.read_text()) if kept.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return {}
-    return {k: v for k, v in found.items() if isinstance(v, float | int)} if isinstance(found, dict) else {}
+    numbers = {k: v for k, v in found.items() if isinstance(v, float | int)} if isinstance(found, dict) else {}
+    return {k: v for k, v in numbers.items() if not abs(v) > sys.float_info.max}  # a whole number may be
 
 
 def write_report(out: Path, grid: Sequence[Point]) -> None:
@@ -188,17 +194,18 @@ def write_report(out: Path, grid: Sequence[Point]) -> None:
         rows.setdefault(tuple(point.values[name] for name in names), []).append(results[point.folder])
     metrics = list(dict.fromkeys(key for found in results.values() for key in found))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sweep.md").write_text(_table(names, metrics, rows))
+    with whole(out / "sweep.md") as file:
+        file.write(_table(names, metrics, rows).encode())
     _plot(out / "sweep.png", names, metrics, rows)
 
 
 def _table(names: list[str], metrics: list[str], rows: Rows) -> str:
-    head = [*names, *metrics, "runs"]
+    head = [*map(in_markdown, (*names, *metrics)), "runs"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for values, found in rows.items():
         cells = [_cell([each[m] for each in found if m in each]) for m in metrics]
         finished = sum(bool(each) for each in found)
-        lines.append("| " + " | ".join([*values, *cells, f"{finished} of {len(found)}"]) + " |")
+        lines.append("| " + " | ".join([*map(in_markdown, values), *cells, f"{finished} of {len(found)}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -219,7 +226,7 @@ def _plot(
 
     shown = metrics[:6] or ["nothing finished"]
     figure, panels = pyplot.subplots(
-        1, len(shown), figsize=(1 + 3.6 * len(shown), 3.4), squeeze=False, layout="constrained"
+        1, len(shown), figsize=(1 + 3.6 * len(shown), 3.4), squeeze=False, layout="constrained", dpi=120
     )
     across = list(dict.fromkeys(values[0] if values else "" for values in rows))
     for panel, metric in zip(panels[0], shown, strict=True):
@@ -228,12 +235,12 @@ def _plot(
             y = [mean(f) if f else math.nan for f in found]
             error = [stdev(f) if len(f) > 1 else 0.0 for f in found] if any(len(f) > 1 for f in found) else None
             label = ", ".join(f"{n.rpartition('.')[2]} = {v}" for n, v in zip(names[1:], others, strict=True))
-            panel.errorbar(range(len(across)), y, yerr=error, marker="o", capsize=3, label=label)
-        panel.set_xticks(range(len(across)), across, rotation=0 if max(map(len, across)) < 12 else 30)
+            panel.errorbar(range(len(across)), y, yerr=error, marker="o", capsize=3, label=literal(label))
+        panel.set_xticks(range(len(across)), map(literal, across), rotation=0 if max(map(len, across)) < 12 else 30)
         panel.set_xlabel(names[0] if names else "")
-        panel.set_title(metric, fontsize=10)
+        panel.set_title(literal(metric), fontsize=10)
         panel.grid(alpha=0.3)
     if len(names) > 1:
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
     pyplot.close(figure)

@@ -18,7 +18,7 @@ from sslkit.config.build import FAILED, Builder, named, says
 from sslkit.config.check import check
 from sslkit.config.problem import Problem
 from sslkit.config.problem import refuse as refuse
-from sslkit.config.resolve import resolve
+from sslkit.config.resolve import TooLarge, resolve
 from sslkit.config.source import read
 from sslkit.config.source import search_path as search_path
 from sslkit.config.source import shipped as shipped
@@ -131,6 +131,8 @@ def examine(files: str | Sequence[str], bindings: Sequence[str] = ()) -> tuple[C
         tree, found = _looked_at(written)
     except RecursionError:
         tree, found = Tree({}), [Problem(None, "", "macros or objects are nested too deeply to be followed")]
+    except TooLarge as error:
+        tree, found = Tree({}), [error.problem]
     problems += found
     if not tree.entries and not problems:
         wrong = f"{' '.join(files)} binds nothing of `train` or `evaluation`, so nothing runs"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from sslkit.config.problem import Problem
 from sslkit.config.syntax import REQUIRED, Binding, Macro, Reference, walk
-from sslkit.config.tree import SINGLETON
+from sslkit.config.tree import MOST, SINGLETON
 from sslkit.parameters import misfit
 from sslkit.registry import Known, did_you_mean, everything, matching, nearest
 
@@ -32,13 +32,32 @@ class _Promised:
 def check(bindings: Sequence[Binding]) -> tuple[list[Binding], list[Problem]]:
     """The bindings that can be worked with, and what is wrong with the others."""
     macros = {str(b): b for b in bindings if b.is_macro}
-    good, problems = [], []
+    good, problems, sizes = [], [], dict[str, int]()
     for binding in bindings:
-        wrong = list(_problems(binding, macros))
+        size = _size(binding.value, macros, sizes)
+        wrong = [_too_large(binding)] if size > MOST else list(_problems(binding, macros))
         problems += wrong
         if not wrong:
             good.append(binding)
     return good, problems + list(_given_twice(bindings))
+
+
+def _size(value: Any, macros: Mapping[str, Binding], known: dict[str, int]) -> int:
+    """How many values it comes to, each macro written out wherever it is used; `known` keeps the sizes of macros."""
+    size = 0
+    for part in walk(value):
+        size += 1
+        if isinstance(part, Macro) and part.name in macros:
+            if part.name not in known:
+                known[part.name] = 0  # where macros lead back to themselves
+                known[part.name] = _size(macros[part.name].value, macros, known)
+            size += known[part.name]
+    return size
+
+
+def _too_large(binding: Binding) -> Problem:
+    wrong = f"{binding} comes to more than {MOST:,} values once its macros are written out"
+    return Problem(binding.place, str(binding), wrong, "a macro is written out at each of its uses")
 
 
 def _problems(binding: Binding, macros: Mapping[str, Binding]) -> Iterator[Problem]:

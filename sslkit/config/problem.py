@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sslkit.errors import ConfigError
+from sslkit.shown import visible
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        return (f"{self.place}: " if self.place else "") + self.wrong + (f"; {self.hint}" if self.hint else "")
+        said = (f"{self.place}: " if self.place else "") + self.wrong + (f"; {self.hint}" if self.hint else "")
+        return visible(said)
 
 
 def refuse(problems: Sequence[Problem]) -> None:

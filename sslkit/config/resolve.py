@@ -14,9 +14,20 @@ from typing import Any, get_args, get_origin
 
 from sslkit.config.problem import Problem
 from sslkit.config.syntax import REQUIRED, Binding, Macro, Reference, walk
-from sslkit.config.tree import BROKEN, OPEN, SINGLETON, Argument, Missing, Node, Tree, Uncalled
+from sslkit.config.tree import BROKEN, MOST, OPEN, SINGLETON, Argument, Missing, Node, Tree, Uncalled
 from sslkit.parameters import absolute, asks_for_folder, misfit
 from sslkit.registry import Known, everything, matching
+
+LARGEST = 2**1024  # beyond every float
+
+
+class TooLarge(Exception):
+    """A configuration comes to more than anybody means."""
+
+    def __init__(self, origin: Binding):
+        super().__init__(origin)
+        wrong = f"{origin} = {origin.value!r}: the objects and values of the configuration are more than {MOST:,}"
+        self.problem = Problem(origin.place, str(origin), wrong, "an object is built at each of its uses")
 
 
 def resolve(bindings: Sequence[Binding], lost: Sequence[Binding] = ()) -> Tree:
@@ -24,6 +35,9 @@ def resolve(bindings: Sequence[Binding], lost: Sequence[Binding] = ()) -> Tree:
 
     Args:
         lost: bindings left out because something is wrong with them; what follows from that alone is not reported.
+
+    Raises:
+        TooLarge: there are too many of them to be built.
     """
     work = _Resolver(bindings, lost)
     bound = {known.name for b in bindings if not b.is_macro for known in matching(b.selector)[:1]}
@@ -69,6 +83,7 @@ class _Resolver:
         self.replaced: list[tuple[Binding, str, int]] = []
         self.open_calls: list[tuple[str, str]] = []
         self.shared: dict[str, Any] = {}
+        self.n_values = 0
 
     def node(self, known: Known, scope: str) -> Node:
         """An object with its arguments, those left out by their defaults."""
@@ -126,6 +141,9 @@ class _Resolver:
 
     def value(self, written: Any, scope: str, origin: Binding) -> Any:
         """What stands for a value as written: containers of plain values and nodes."""
+        self.n_values += 1
+        if self.n_values > MOST:
+            raise TooLarge(origin)
         if isinstance(written, Macro):
             return self._macro(written, origin)
         if isinstance(written, Reference):
@@ -184,11 +202,14 @@ class _Resolver:
                 return OPEN
             if any(part is BROKEN for part in walk(value)) or misfit(value, node.known.parameters[name].hint):
                 return BROKEN  # reported where it was set
+        asked = next((a.origin for a in node.arguments.values() if a.origin), origin)
         try:
-            return node.known.thing(**values)
+            made = node.known.thing(**values)
         except Exception as error:  # a helper of somebody else may raise anything
-            asked = next((a.origin for a in node.arguments.values() if a.origin), origin)
             return self._refuse(asked, str(error))
+        if isinstance(made, int) and abs(made) >= LARGEST:
+            return self._refuse(asked, "a number beyond every float comes out")
+        return made
 
     def _singleton(self, known: Known, scope: str, origin: Binding) -> Any:
         if scope not in self.shared or not self.is_real:

@@ -11,6 +11,8 @@ from sslkit.config.problem import Place, Problem
 from sslkit.config.syntax import REQUIRED, Binding, Include, Macro, parse
 from sslkit.registry import did_you_mean
 
+LARGEST = 100_000  # bytes that all files of a configuration have, a file counted as often as it is included
+MOST = 100  # files, counted likewise
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +45,7 @@ class _Reader:
         self.seen: set[Path] = set()
         self.again: dict[str, Binding] | None = None  # what a file that is included again would set
         self.below: dict[str, set[str]] = {}  # the files that a file includes, and those that these include
+        self.n_files = self.n_bytes = 0
 
     def file(self, path: str, *, asked_by: tuple[Place, ...], open_files: tuple[Path, ...]) -> None:
         """Read a file, asked for by the includes that lead to it, the outermost first."""
@@ -55,10 +58,8 @@ class _Reader:
             chain = " -> ".join(p.name for p in (*open_files, file))
             self.problems.append(Problem(asked_by[-1], "", f"{path!r} includes itself: {chain}"))
             return
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except (UnicodeDecodeError, OSError) as error:
-            self.problems.append(Problem(asked_by[-1], "", f"{file} cannot be read as text: {error}"))
+        text = self._text(file, path, asked_by[-1], is_included=bool(open_files))
+        if text is None:
             return
         is_again, is_outermost = file.resolve() in self.seen, self.again is None
         self.seen.add(file.resolve())
@@ -110,6 +111,30 @@ class _Reader:
         hint = did_you_mean(path, shipped(), after="; ")
         self.problems.append(Problem(asked_by, "", f"there is no file {path!r}{hint}\n  looked at {looked}"))
         return None
+
+    def _text(self, file: Path, path: str, asked_by: Place, *, is_included: bool) -> str | None:
+        """What stands in it, if it is a gin file and there is room for it."""
+        if is_included and file.resolve().suffix != ".gin":  # its lines would be shown as what is wrong with them
+            self._refuse(asked_by, f"{path!r} is no gin file", "an include names a file that ends in .gin")
+            return None
+        try:
+            size = file.stat().st_size
+            self.n_files, self.n_bytes = self.n_files + 1, self.n_bytes + size
+            if self.n_files > MOST:
+                if self.n_files == MOST + 1:  # once: each of them may include others that do the same
+                    self._refuse(asked_by, f"more than {MOST} files are read", "include each of them once")
+                return None
+            if self.n_bytes > LARGEST:
+                said = f"{file} has {size:,} bytes, and all files together more than {LARGEST:,}"
+                self._refuse(asked_by, said, "a configuration is shorter")
+                return None
+            return file.read_text(encoding="utf-8-sig") if size else ""  # what has no size may have no end
+        except (UnicodeDecodeError, OSError) as error:
+            self._refuse(asked_by, f"{file} cannot be read as text: {error}")
+            return None
+
+    def _refuse(self, place: Place, wrong: str, hint: str = "") -> None:
+        self.problems.append(Problem(place, "", wrong, hint))
 
     def _refuse_include_below(self, file: str, n_before: int, include: Include) -> None:
         """An include that sets what its own file has set above would undo it without a word."""

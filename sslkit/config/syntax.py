@@ -14,6 +14,8 @@ from sslkit.config.problem import Place, Problem
 from sslkit.registry import matching
 
 REQUIRED = "gin.REQUIRED"  # `%gin.REQUIRED`: whoever includes this file must give a value
+DEEPEST = 50  # brackets inside one another
+LARGEST_BITS = 2048  # of a whole number; Python does not write out much larger ones
 _NOT_GIN = (SyntaxError, tokenize.TokenError, ValueError, TypeError, RecursionError)
 _REASONS = {  # what gin's parser and Python's tokenizer say, and what a person can do about it
     "in multi-line statement": "a bracket is opened and not closed",
@@ -108,22 +110,23 @@ def parse(text: str, file: str) -> tuple[list[Binding | Include], list[Problem]]
         whole = error
     statements: list[Binding | Include] = []
     problems = []
-    for first, chunk in _chunks(text):
+    lines = text.split("\n")
+    for first, chunk in _chunks(lines):
         try:
-            statements += _statements("\n" * first + chunk, file)
+            statements += _statements(chunk, file, first)
         except _NotThere as error:
             problems.append(error.problem)
         except _NOT_GIN as error:
-            problems.append(_not_gin(error, text, file, range(first, first + chunk.count("\n"))))
+            problems.append(_not_gin(error, lines, file, range(first, first + chunk.count("\n"))))
     if not problems:  # every stretch is gin, but not all of them together
-        problems.append(_not_gin(whole, text, file, range(text.count("\n") + 1)))
+        problems.append(_not_gin(whole, lines, file, range(len(lines))))
     return statements, problems
 
 
-def _not_gin(error: Exception, text: str, file: str, where: range) -> Problem:
-    at = getattr(error, "lineno", None)
-    number = at if at is not None and at - 1 in where else where.start + 1
-    line = [*text.split("\n"), ""][number - 1].strip()
+def _not_gin(error: Exception, lines: list[str], file: str, where: range) -> Problem:
+    at = getattr(error, "lineno", None) or 0  # of the stretch
+    number = where.start + (at if 0 < at <= len(where) else 1)
+    line = lines[number - 1].strip() if number <= len(lines) else ""
     said = (str(error.args[0]) if error.args else "").strip() or type(error).__name__
     plain = next((reason for word, reason in _REASONS.items() if word in said), said.splitlines()[0].rstrip(".: "))
     return Problem(Place(file, number), "", f"not a gin binding: {line}\n  {plain}")
@@ -137,26 +140,28 @@ class _NotThere(SyntaxError):
         self.problem = problem
 
 
-def _chunks(text: str) -> Iterator[tuple[int, str]]:
+def _chunks(lines: list[str]) -> Iterator[tuple[int, str]]:
     """Stretches that start where a statement can start, at the left margin, each with the number of lines before it."""
-    lines = text.split("\n")
     starts = sorted({0, *(n for n, line in enumerate(lines) if re.match(r"[^\s#)\]}]", line))})
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         yield start, "\n".join(lines[start:end]) + "\n"
 
 
-def _statements(text: str, file: str) -> Iterator[Binding | Include]:
+def _statements(text: str, file: str, first: int = 0) -> Iterator[Binding | Include]:
+    """Those of a stretch of a file behind its `first` lines."""
     lines = text.split("\n")  # as gin counts them
     found = []
     for statement in _Parser(text, _AsWritten()):
-        place = Place(file, statement.location.line_num)
+        number = statement.location.line_num
         if isinstance(statement, config_parser.ImportStatement):
+            place = Place(file, first + number)
             raise _NotThere(Problem(place, "", "a gin file imports nothing here", "plugins are entry points"))
-        found.append((place, statement))
-    ends = [*(place.line - 1 for place, _ in found[1:]), len(lines)][: len(found)]
+        found.append((number, statement))
+    ends = [*(number - 1 for number, _ in found[1:]), len(lines)][: len(found)]
     before = 0
-    for (place, statement), end in zip(found, ends, strict=True):
-        while end > place.line and _says_nothing(lines[end - 1]):  # comments behind it belong to what follows
+    for (number, statement), end in zip(found, ends, strict=True):
+        place = Place(file, first + number)
+        while end > number and _says_nothing(lines[end - 1]):  # comments behind it belong to what follows
             end -= 1
         written = "\n".join(lines[before:end]).strip("\n")
         before = end
@@ -165,7 +170,7 @@ def _statements(text: str, file: str) -> Iterator[Binding | Include]:
         elif isinstance(statement, config_parser.BindingStatement):
             scope, selector, parameter, value, _ = statement
             binding = Binding(scope or "", selector, parameter or "", value, place, written)
-            in_block = lines[place.line - 1][:1].isspace()  # there the name stands above
+            in_block = lines[number - 1][:1].isspace()  # there the name stands above
             yield replace(binding, text=f"{binding} = {value!r}") if in_block else binding
 
 
@@ -174,16 +179,28 @@ def _says_nothing(line: str) -> bool:
 
 
 class _Parser(config_parser.ConfigParser):  # type: ignore[misc]
-    """gin's, which would let the last of two equal keys of a dict hold."""
+    """gin's, which would let the last of two equal keys of a dict hold, and read what can never be written again."""
 
     _keys: tuple[Any, ...] = ()  # of the dict that is being read
+    _depth = 0
 
     def _maybe_parse_container(self) -> Any:
+        if self._depth > DEEPEST:
+            self._raise_syntax_error(f"brackets are nested more than {DEEPEST} deep")
         outer, self._keys = self._keys, ()
+        self._depth += 1
         try:
             return super()._maybe_parse_container()
         finally:
             self._keys = outer
+            self._depth -= 1
+
+    def _maybe_parse_basic_type(self) -> tuple[bool, Any]:
+        place = self._current_location()
+        found, value = super()._maybe_parse_basic_type()
+        if isinstance(value, int) and value.bit_length() > LARGEST_BITS:
+            self._raise_syntax_error(f"a whole number has more than {LARGEST_BITS} bits", place)
+        return found, value
 
     def _parse_dict_item(self) -> tuple[Any, Any]:
         place = self._current_location()

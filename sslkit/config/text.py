@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sslkit.config.tree import SINGLETON, Node, Tree, Uncalled, nodes_in
 from sslkit.parameters import absolute, asks_for_folder
 from sslkit.registry import matching
+from sslkit.shown import visible
 
 if TYPE_CHECKING:
     from sslkit.config import Config
@@ -68,7 +69,7 @@ def difference(before: str, now: Config) -> tuple[list[str], list[str]]:
     for name in dict.fromkeys([*there, *here]):
         if _same(there.get(name), here.get(name)) or (name not in there and name in new):
             continue
-        lines = [f"{sign}{name} = {side[name]}" for sign, side in (("-", there), ("+", here)) if name in side]
+        lines = [visible(f"{sign}{name} = {side[name]}") for sign, side in (("-", there), ("+", here)) if name in side]
         (does_not if name in free else matters).extend(lines)
     return matters, does_not
 

@@ -27,6 +27,7 @@ class Missing:
 
 OPEN = Missing()  # somebody still has to give it
 BROKEN = Missing()  # what was given is a problem already reported
+MOST = 20_000  # values that a configuration may come to; the largest of the shipped files have 250
 SINGLETON = "singleton"  # gin's own name for an object that several places share
 
 

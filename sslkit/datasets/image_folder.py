@@ -16,6 +16,7 @@ from sslkit.registry import register
 from sslkit.types import Sample
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # of the content: others run programs, as EPS does
 ENOUGH = 1000  # files after which a share of unreadable ones means something
 READABLE, UNREADABLE = 1, 2  # 0 is not tried yet
 
@@ -32,7 +33,7 @@ def read_rgb(path: str | Path) -> Image.Image:
     Raises:
         Exception: whatever Pillow raises on a file that it cannot read to the end.
     """
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         image.load()
         if image.mode.startswith("I"):  # Pillow's own conversion turns all above 255 into white
             return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).astype(np.uint8)).convert("RGB")

@@ -89,7 +89,7 @@ class Segmentation:
 
 def _read_mask(path: Path) -> torch.Tensor:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             mode, values = image.mode, np.array(image)
     except Exception as error:
         raise ValueError(f"cannot read {path}: {error}") from error

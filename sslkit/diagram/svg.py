@@ -7,6 +7,7 @@ from html import escape
 
 from sslkit.diagram.placement import PAD, Arrow, Box, Picture, Point, Stroke
 from sslkit.diagram.text import LEADING, SIZES, Style
+from sslkit.shown import visible
 
 COLOURS: dict[Stroke, str] = {"plain": "#7a838d", "student": "#2468a8", "teacher": "#b3591a", "ema": "#7a838d"}
 DASHES: dict[Stroke, str] = {"plain": "none", "student": "none", "teacher": "5 3.5", "ema": "1.5 3"}
@@ -17,7 +18,7 @@ TIP = 6.0  # length of an arrow's
 
 def render(picture: Picture) -> str:
     """A picture as SVG."""
-    width, height, title = round(picture.width), round(picture.height), escape(picture.title)
+    width, height, title = round(picture.width), round(picture.height), escape(visible(picture.title))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" font-family="{escape(FONTS)}">',
@@ -56,7 +57,7 @@ def _text(x: float, y: float, words: str, style: Style, anchor: str = "start") -
     weight = ' font-weight="600"' if style == "title" else ""
     where = "" if anchor == "start" else f' text-anchor="{anchor}"'
     font = f'font-size="{SIZES[style]:g}" fill="{colour}"{weight}'
-    return f'<text x="{x:g}" y="{y:.1f}" {font}{where}>{escape(words)}</text>'
+    return f'<text x="{x:g}" y="{y:.1f}" {font}{where}>{escape(visible(words))}</text>'
 
 
 def _way(arrow: Arrow) -> str:

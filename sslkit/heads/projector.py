@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sslkit.heads.base import Head
 from sslkit.heads.chunks import through
-from sslkit.parameters import Count
+from sslkit.parameters import Count, Name
 from sslkit.registry import register
 
 Norm = Literal["none", "plain", "affine"]
@@ -50,7 +50,7 @@ class Projector(Head):
 
     def __init__(
         self,
-        outputs: Mapping[str, Count],
+        outputs: Mapping[Name, Count],
         *,
         dim: Count | None = None,
         hidden: Count = 4096,

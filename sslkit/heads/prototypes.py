@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sslkit.heads.base import Head
 from sslkit.heads.chunks import through
-from sslkit.parameters import Count, Within
+from sslkit.parameters import Count, Name, Within
 from sslkit.registry import register
 
 
@@ -57,7 +57,7 @@ class Prototypes(Head):
 
     def __init__(
         self,
-        outputs: Mapping[str, Annotated[int, Within(least=2)] | str],
+        outputs: Mapping[Name, Annotated[int, Within(least=2)] | str],
         *,
         dim: Count | None = None,
         hidden: Count = 2048,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,13 +18,28 @@ from torch import Tensor
 
 from sslkit.backbones.weights import IMAGENET
 from sslkit.evaluate.base import evaluating
-from sslkit.monitors.style import ACCENT, BOX_COLORS, INK, QUIET, Array, blank, message, quiet, save, sheet, show
+from sslkit.monitors.style import (
+    ACCENT,
+    BOX_COLORS,
+    INK,
+    QUIET,
+    Array,
+    blank,
+    literal,
+    message,
+    quiet,
+    save,
+    sheet,
+    show,
+)
 from sslkit.types import Batch, Matches, Regions, Sample, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GREY = 0.55
+MANY = 2**63  # steps
+LARGEST = sys.float_info.max
 SIDE = 224  # pixels on which a view is drawn
 
 
@@ -151,8 +167,9 @@ def curves(metrics: str | Path, path: str | Path) -> None:
             if width > 1:
                 axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
             marker = "o" if len(y) < 30 else None
-            axis.plot(x, _smoothed(y, width), color=color, linewidth=1.8, marker=marker, markersize=3.5, label=name)
-        axis.set_title(group, loc="left", fontsize=11, fontweight="bold", color=INK)
+            style = dict(linewidth=1.8, marker=marker, markersize=3.5, label=literal(name))
+            axis.plot(x, _smoothed(y, width), color=color, **style)
+        axis.set_title(literal(group), loc="left", fontsize=11, fontweight="bold", color=INK)
         axis.set_xlabel("step", fontsize=9, color=QUIET)
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2} if len(lines) > 2 else {}
         axis.legend(fontsize=8, frameon=False, labelcolor=INK, **below)  # many names would lie across the lines
@@ -313,10 +330,13 @@ def _read_curves(metrics: Path) -> dict[str, dict[str, dict[int, float]]]:
             if i + 1 == len(lines):
                 break
             raise
+        step = record.get("step") if isinstance(record, dict) else None
+        if not isinstance(step, int) or abs(step) >= MANY:
+            continue
         for key, value in record.items():
             group, _, name = key.partition("/")
-            if name and "step" in record and isinstance(value, int | float) and math.isfinite(value):
-                panels.setdefault(group, {}).setdefault(name, {})[int(record["step"])] = float(value)
+            if name and isinstance(value, int | float) and abs(value) < LARGEST:
+                panels.setdefault(group, {}).setdefault(name, {})[step] = float(value)
     return panels
 
 

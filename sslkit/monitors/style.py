@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from sslkit import files
+from sslkit.shown import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -40,6 +43,11 @@ def show(axis: Axes, image: Array, title: str = "", color: str | tuple[float, fl
     axis.set_title(title, fontsize=9, color=color, loc="left", pad=3)
 
 
+def literal(text: str) -> str:
+    """Text that is drawn as it stands: matplotlib would read formulas between its dollars."""
+    return visible(text).replace("$", r"\$")
+
+
 def quiet(axis: Axes) -> None:
     """A grid behind faint edges."""
     axis.grid(color=FAINT, linewidth=0.8)
@@ -59,5 +67,7 @@ def message(path: str | Path, title: str, reason: str) -> None:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure, and the folders above it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, facecolor="white")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as file:
+        figure.savefig(file, format=path.suffix[1:], facecolor="white")
