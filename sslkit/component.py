@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from sslkit.distributed import Scope
 from sslkit.parameters import Within, parameters, range_of
 from sslkit.schedules import Schedule, Scheduled, Time
 
@@ -19,7 +20,19 @@ LARGEST = torch.finfo(torch.float32).max
 
 
 class Component(nn.Module):
-    """Base of all parts. State that must survive a restart is a registered buffer, so a checkpoint has it."""
+    """Base of all parts. State that must survive a restart is a registered buffer, so a checkpoint has it.
+
+    What a part makes of an image depends on that image and on what is remembered, unless it says otherwise: by `scope`,
+    `draws`, or a BatchNorm inside (`sslkit.scopes` makes sentences of it).
+    """
+
+    scope: Scope | None = None  # on which other images of its batch: those of this rank, or of all
+    switch: ClassVar[str] = "scope"  # the parameter that decides so
+
+    @property
+    def draws(self) -> bool:
+        """Whether in training it draws from torch's generator, as drop path and dropout do."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()

@@ -256,7 +256,7 @@ class Method(Component):
     def update(self, outcomes: list[Outcome]) -> None:
         """Move the teacher, the memories and the centres, once per optimiser step; nothing else writes state."""
         for name, search in self.searches.items():
-            for outcome in outcomes:
+            for outcome in reversed(outcomes):  # the first image of a step is its newest, as of a single batch
                 search.memory.push(outcome.step.queries[name])
         if self.partners is not None:
             self.partners.update(outcomes)

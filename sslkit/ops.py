@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sslkit import precision
+from sslkit.precision import wide
+
+AT_ONCE = 2**22  # similarities that are looked at together
 
 
 def scalings(
@@ -81,12 +84,19 @@ def draw(scores: Float[Tensor, "n k"], temperature: float, chance: Float[Tensor,
 
 
 def nearest(
-    queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], weight: Float[Tensor, " m"] | None = None
+    queries: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], among: Bool[Tensor, " m"] | None = None
 ) -> Int[Tensor, " q"]:
-    """Index of the bank row of largest cosine similarity to each query, in float32, among rows of weight above 0."""
+    """Index of the bank row of largest cosine similarity to each query, in float32 or wider, among those allowed.
+
+    Some queries are compared at a time, so that memory does not grow with queries times rows.
+    """
+    found = []
     with precision.full(queries.device):
-        scores = F.normalize(queries.float(), dim=-1) @ F.normalize(bank.float(), dim=-1).mT
-    return (scores if weight is None else scores.masked_fill(weight == 0, -torch.inf)).argmax(dim=-1)
+        queries, bank = F.normalize(wide(queries), dim=-1), F.normalize(wide(bank), dim=-1)
+        for part in queries.split(max(1, AT_ONCE // max(1, len(bank)))):
+            scores = part @ bank.to(part.dtype).mT
+            found.append((scores if among is None else scores.masked_fill(~among, -torch.inf)).argmax(dim=-1))
+    return torch.cat(found)
 
 
 def entropy(p: Float[Tensor, "*n c"]) -> Float[Tensor, "*n"]:

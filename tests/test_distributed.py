@@ -5,14 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sslkit import distributed, projection
+from sslkit import distributed, projection, scopes
 from sslkit.aligners import PatchToImage, PatchToMatch, PatchToRegion, RegionAcrossImages, RegionAcrossViews
 from sslkit.backbones import Timm
 from sslkit.centerings import Balance, Mean
 from sslkit.clusterers import Grid
+from sslkit.evaluate.base import evaluating
 from sslkit.heads import Projector
-from sslkit.losses import Cosine, Distillation, InfoNCE, MeanEntropy, SwappedAssignment
-from sslkit.matchers import Adaptive, Cycle, Nearest
+from sslkit.losses import (
+    Cosine,
+    Covariance,
+    Distillation,
+    InfoNCE,
+    KoLeo,
+    MeanEntropy,
+    SwappedAssignment,
+    Variance,
+)
+from sslkit.matchers import Adaptive, Cycle, Mutual, Nearest, SampledCycle
 from sslkit.memories import Queue
 from sslkit.search import Search
 from sslkit.term import Term
@@ -57,10 +67,15 @@ def cases():
         "small queue": dict(searches=searches(n_images=4)),
         "rank": dict(searches=searches(), terms=terms_of(("image",)) | scoped("rank")),
         "cycle": dict(searches=searches(Cycle())),
+        "cycle per rank": dict(searches=searches(Cycle(scope="rank"))),
+        "sampled cycle": dict(searches=searches(SampledCycle(temperature=0.5))),
+        "mutual": dict(searches=searches(Mutual())),
+        "static cycle": dict(searches=searches(Cycle()), static_shapes=True),
         "drawn": dict(searches=searches(Adaptive(temperature=0.3))),
         "contrast": dict(searches=searches(), terms=terms_of(loss=InfoNCE)),
         "codes": dict(searches=searches(), terms=terms_of(loss=SwappedAssignment)),
         "entropy": dict(searches=searches(), terms=terms_of(loss=MeanEntropy)),
+        "regularisers": dict(searches=searches(), terms=regularisers()),
         "batch norm": dict(searches=searches(), **with_batch_norm()),
         "batch norm in chunks": dict(searches=searches(), **with_batch_norm(rows_at_a_time=5)),
         "empty batch norm": dict(searches=searches(), clusterer=Grid(1, 2), **with_batch_norm(rows_at_a_time=5)),
@@ -68,9 +83,22 @@ def cases():
         "empty contrast": dict(
             searches=searches(), clusterer=Grid(1, 2), terms=terms_of(loss=lambda: InfoNCE(negatives="predictions"))
         ),
+        "empty cycle": dict(searches=searches(Cycle()), clusterer=Grid(1, 2)),
+        "empty mutual": dict(searches=searches(Mutual()), clusterer=Grid(1, 2)),
+        "empty regularisers": dict(searches=searches(), clusterer=Grid(1, 2), terms=regularisers()),
         "empty": dict(searches=searches(), clusterer=Grid(1, 2), centering=Balance()),
         "empty patches": dict(searches=searches(), clusterer=Grid(1, 2), centering=Balance(), terms=terms_of_patches()),
     }
+
+
+def regularisers():
+    """Losses on predictions alone, of regions, which ranks may not have, beside those that compare them."""
+    of_regions = {type(loss).__name__: loss for loss in (KoLeo(), Variance(), Covariance())}
+    terms = {
+        name: Term(aligner=RegionAcrossViews(), head="region", loss=loss, weight=0.1)
+        for name, loss in of_regions.items()
+    }
+    return terms | terms_of(("image", "region", "across"))
 
 
 def terms_of_patches():
@@ -106,7 +134,8 @@ def run(case):
                 p -= 0.1 * p.grad if p.grad is not None else 0
         method.update([outcome])
         losses = {name: loss.detach() for name, loss in outcome.losses.items()}
-        seen.append(dict(losses=losses, gradients=gradients, n=len(outcome.step.regions)))
+        accepted = outcome.step.matches["objects"].weight
+        seen.append(dict(losses=losses, gradients=gradients, n=len(outcome.step.regions), accepted=accepted))
     memory = method.searches["objects"].memory
     slots = memory.slots()
     held = dict(ids=memory.ids(slots), ages=memory.ages(slots), counts=list(memory.counts))
@@ -163,8 +192,20 @@ def collectives():
     return made
 
 
+def looked_at():
+    """What one rank finds alone in eval mode after a step of both, by each matcher that asks others in training."""
+    made = {}
+    for matcher in (Cycle(), SampledCycle(), Mutual()):
+        method = method_of(searches={"objects": Search(matcher=matcher, memory=Queue(12))})
+        method.update([method(taken(batch_of(), torch.arange(2) + 2 * distributed.rank()))])
+        if distributed.rank() == 0:
+            with evaluating(method):
+                made[type(matcher).__name__] = method.look(batch_of(1, first_image=9)).matches["objects"]
+    return made
+
+
 def work():
-    made = {case: run(case) for case in cases()} | {"collectives": collectives()}
+    made = {case: run(case) for case in cases()} | {"collectives": collectives(), "looked at": looked_at()}
     idle = {(used, scope): left_of(used[distributed.rank()], scope) for used in IDLE for scope in ("rank", "all")}
     return made | {"idle": idle}
 
@@ -190,14 +231,22 @@ SAME = [
     "static",
     "pooled",
     "small queue",
+    "cycle",
+    "sampled cycle",
+    "mutual",
+    "static cycle",
     "drawn",
     "contrast",
     "codes",
     "entropy",
+    "regularisers",
     "batch norm",
     "batch norm in chunks",
     "empty batch norm",
     "empty contrast",
+    "empty cycle",
+    "empty mutual",
+    "empty regularisers",
     "empty",
     "empty patches",
 ]
@@ -250,20 +299,40 @@ def test_counted_per_rank_losses_differ_where_ranks_have_different_numbers_of_re
     assert not torch.allclose(found, alone["rank"]["seen"][first]["losses"]["region"], rtol=1e-6)
 
 
-def test_the_cycle_test_depends_on_how_many_queries_a_rank_has(ranks, alone):
+def test_a_cycle_test_within_ranks_depends_on_how_many_queries_a_rank_has(ranks, alone):
+    case = "cycle per rank"
     alike = [
-        torch.allclose(mean_losses(ranks, "cycle", at)["across"], alone["cycle"]["seen"][at]["losses"]["across"])
+        torch.allclose(mean_losses(ranks, case, at)["across"], alone[case]["seen"][at]["losses"]["across"])
         for at in range(N_STEPS)
     ]
     assert alike[0]  # the memory is empty
     assert not all(alike)
     for name in ("image", "region"):
-        torch.testing.assert_close(
-            mean_losses(ranks, "cycle", 0)[name], alone["cycle"]["seen"][0]["losses"][name], **EXACT
-        )
+        torch.testing.assert_close(mean_losses(ranks, case, 0)[name], alone[case]["seen"][0]["losses"][name], **EXACT)
 
 
-@pytest.mark.parametrize("case", ["empty", "empty batch norm", "empty patches"])
+def test_cases_that_should_agree_are_those_in_which_nothing_is_local_to_a_rank():
+    local = {case: scopes.rank_local(method_of(**settings)) for case, settings in cases().items()}
+    assert {case for case, names in local.items() if not names} == set(SAME)
+
+
+def test_matches_are_accepted_and_refused_where_ranks_go_to_the_memory_and_back(alone):
+    for case in ("cycle", "sampled cycle", "mutual"):
+        accepted = torch.cat([step["accepted"].flatten() for step in alone[case]["seen"]])
+        assert accepted.unique().tolist() == [0, 1]
+
+
+def test_in_eval_mode_one_rank_finds_its_matches_alone(ranks):
+    for matcher in (Cycle(scope="rank"), SampledCycle(scope="rank"), Mutual(scope="rank")):
+        method = method_of(searches={"objects": Search(matcher=matcher, memory=Queue(12))})
+        method.update([method(batch_of())])
+        expected = method.look(batch_of(1, first_image=9)).matches["objects"]
+        found = ranks[0]["looked at"][type(matcher).__name__]
+        assert torch.equal(found.index, expected.index)
+        assert torch.equal(found.weight, expected.weight)
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if case.startswith("empty")])
 def test_a_rank_without_a_single_region_takes_part(ranks, case):
     assert [r[case]["seen"][0]["n"] for r in ranks][1] == 0
     assert ranks[0][case]["seen"][0]["n"] > 0

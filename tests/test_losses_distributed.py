@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sslkit import distributed
-from sslkit.losses import InfoNCE, MeanEntropy, SwappedAssignment
+from sslkit.losses import Covariance, InfoNCE, KoLeo, MeanEntropy, SwappedAssignment, Variance
 from sslkit.types import Pairs
 from tests.pairings import across_views, randn
 from tests.ranks import on_ranks
@@ -23,13 +23,20 @@ LOSSES = {
     "predictions": InfoNCE(temperature=0.25, negatives="predictions"),
     "codes": SwappedAssignment(temperature=0.25, balance_temperature=0.5),
     "entropy": MeanEntropy(temperature=0.25),
+    "distances": KoLeo(),
+    "variance": Variance(least=3.0),
+    "covariance": Covariance(),
 }
 ALONE = {
     "view": InfoNCE(temperature=0.25, scope="rank"),
     "views": InfoNCE(temperature=0.25, negatives="views", scope="rank"),
     "predictions": InfoNCE(temperature=0.25, negatives="predictions", scope="rank"),
     "codes": SwappedAssignment(temperature=0.25, balance_temperature=0.5, scope="rank"),
+    "distances": KoLeo(scope="rank"),
+    "variance": Variance(least=3.0, scope="rank"),
+    "covariance": Covariance(scope="rank"),
 }
+MEANS = ("distances", "variance", "covariance")  # over rows, whatever their pairs weigh
 
 
 def all_pairs():
@@ -121,7 +128,8 @@ def test_within_ranks_other_ranks_do_not_count(ranks, name):
         share, rows_p, rows_t = share_of(all_pairs(), half * B // 2, B // 2)
         layers = (randn(D, C, seed=2), randn(D, C, seed=3))
         rows = randn(3 * B, D)[rows_p] @ layers[0], randn(2 * B, D, seed=1)[rows_t] @ layers[1]
-        torch.testing.assert_close(rank["even"]["alone"][name]["loss"], WORLD * LOSSES[name](*rows, share), **EXACT)
+        expected = LOSSES[name](*rows, share) * (1 if name in MEANS else WORLD)
+        torch.testing.assert_close(rank["even"]["alone"][name]["loss"], expected, **EXACT)
 
 
 @pytest.mark.parametrize("shares", SHARES)

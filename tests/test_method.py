@@ -451,9 +451,8 @@ def test_micro_batches_move_the_centres_and_the_teacher_once_and_the_memory_by_e
         )
     memory = method.searches["objects"].memory
     assert memory.n_pushes == n_before + 2
-    newest = memory.ids(memory.slots())
-    assert newest[0] >= 70
-    assert newest[newest < 70][0] >= 60
+    newest = memory.ids(memory.slots()).unique_consecutive()
+    assert newest[:8].tolist() == [60, 61, 62, 63, 70, 71, 72, 73]
 
 
 def test_a_run_with_two_micro_batches_updates_once_per_step_with_both(tmp_path, monkeypatch):

@@ -123,11 +123,18 @@ def test_nearest_is_the_row_of_largest_cosine(q, m, seed):
         assert cosines[found] >= max(cosines) - 1e-6
 
 
-def test_nearest_passes_over_rows_of_weight_zero():
+def test_nearest_passes_over_rows_that_are_not_allowed():
     queries, bank = randn(20, 4), randn(8, 4, seed=1)
-    weight = torch.tensor([1.0, 0, 0.5, 1, 0, 1, 1, 0])
-    kept = weight.nonzero()[:, 0]
-    assert torch.equal(ops.nearest(queries, bank, weight), kept[ops.nearest(queries, bank[kept])])
+    among = torch.tensor([1, 0, 1, 1, 0, 1, 1, 0]).bool()
+    kept = among.nonzero()[:, 0]
+    assert torch.equal(ops.nearest(queries, bank, among), kept[ops.nearest(queries, bank[kept])])
+
+
+def test_nearest_of_some_queries_at_a_time_are_those_of_all_together(monkeypatch):
+    queries, bank = randn(20, 4), randn(8, 4, seed=1)
+    whole = ops.nearest(queries, bank)
+    monkeypatch.setattr(ops, "AT_ONCE", 3 * len(bank))
+    assert torch.equal(ops.nearest(queries, bank), whole)
 
 
 def test_nearest_of_no_queries_is_nothing():
@@ -137,6 +144,12 @@ def test_nearest_of_no_queries_is_nothing():
 def test_nearest_takes_half_precision_and_compares_in_float32():
     bank = torch.tensor([[1.0, 0.0], [1.0, 0.001]]).half()
     assert ops.nearest(torch.tensor([[1.0, 0.001]]).half(), bank).tolist() == [1]
+
+
+def test_nearest_tells_apart_in_float64_what_float32_does_not():
+    bank = torch.tensor([[1.0, 0.0], [1.0, 1e-6]], dtype=torch.float64)
+    assert ops.nearest(bank[1:], bank).tolist() == [1]
+    assert ops.nearest(bank[1:].float(), bank.float()).tolist() == [0]
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 30.0])

@@ -26,6 +26,7 @@ class ImageAcrossImages(Aligner):
     """
 
     search: str
+    scope: Scope
 
     def __init__(self, search: str, *, scope: Scope = "all"):
         super().__init__()

@@ -32,7 +32,8 @@ class MaskedPatches(Aligner):
 
     def __init__(self, *, normalise: Literal["masked", "all"] = "masked", scope: Scope = "all"):
         super().__init__()
-        self.normalise, self.scope = normalise, scope
+        self.normalise = normalise
+        self.scope = scope if normalise == "masked" else None
 
     def forward(self, step: Step) -> Pairs:
         views = step.batch.global_views
@@ -43,6 +44,6 @@ class MaskedPatches(Aligner):
             hidden = patches.new_zeros(patches.shape[:2], dtype=torch.bool) if view.mask is None else view.mask
             weights.append(hidden / hidden.sum(dim=1, keepdim=True).clamp(min=1))
         weight = torch.cat([w.flatten() for w in weights])
-        weight = over(weight, self.scope) if self.normalise == "masked" else weight / sum(len(w) for w in weights)
+        weight = weight / sum(len(w) for w in weights) if self.scope is None else over(weight, self.scope)
         place = torch.arange(len(weight), device=weight.device)  # global views come first in the student's rows too
         return Pairs(step.student.patch, step.teacher.patch, place, place, weight)

@@ -33,6 +33,7 @@ class PatchToMatch(Aligner):
     """
 
     search: str
+    scope: Scope
     reads = "patches"
 
     def __init__(self, search: str, *, n_positions: Count | None = None, scope: Scope = "all"):

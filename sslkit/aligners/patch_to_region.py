@@ -29,6 +29,7 @@ class PatchToRegion(Aligner):
     Source: ours; joins the local loss of CO-SSL (arXiv:2501.02860) with the regions of CrIBo (arXiv:2310.07855).
     """
 
+    scope: Scope
     reads = "patches"
     targets = "regions"
 

@@ -31,6 +31,7 @@ class RegionAcrossImages(Aligner):
     """
 
     search: str
+    scope: Scope
     reads = "regions"
 
     def __init__(

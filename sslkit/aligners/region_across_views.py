@@ -22,6 +22,7 @@ class RegionAcrossViews(Aligner):
     Source: CrOC (arXiv:2303.13245), CrIBo (arXiv:2310.07855), the object-level cross-view loss.
     """
 
+    scope: Scope
     reads = "regions"
 
     def __init__(self, *, scope: Scope = "all"):

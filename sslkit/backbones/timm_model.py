@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 import timm
@@ -209,15 +209,24 @@ class Timm(Backbone):
                 f"{pixels.shape[-2]} x {pixels.shape[-1]} px: the masking should have patch_size={px}"
             )
 
+    @property
+    def draws(self) -> bool:
+        return any(getattr(module, rate) > 0 for module, rate in self._rates())
+
     def without_drop_path(self) -> Self:
+        for module, rate in self._rates():
+            setattr(module, rate, 0.0)
+        return self
+
+    def _rates(self) -> Iterator[tuple[nn.Module, str]]:
+        """Every module that leaves something out by chance, and its attribute that says how often."""
         for module in self.modules():
             if isinstance(module, DropPath):
-                module.drop_prob = 0.0
+                yield module, "drop_prob"
             elif isinstance(module, nn.Dropout):
-                module.p = 0.0
+                yield module, "p"
             elif isinstance(getattr(module, "drop_rate", None), float):  # of dropout without a layer of its own
-                module.drop_rate = 0.0  # type: ignore[assignment]
-        return self
+                yield module, "drop_rate"
 
 
 def pad_by(model: nn.Module, mode: Literal["zeros", "reflect"]) -> None:

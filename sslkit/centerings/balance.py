@@ -32,6 +32,7 @@ class Balance(Centering):
     """
 
     temperature: Float[Tensor, ""]
+    scope = "all"
 
     def __init__(self, *, temperature: Annotated[Scheduled, Within(above=0)] = 0.04, n_rounds: Count = 3):
         super().__init__()

@@ -46,6 +46,7 @@ class Sinkhorn(Clusterer):
     """
 
     positional_weight: Float[Tensor, ""]
+    switch = "cost_scale"
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Sinkhorn(Clusterer):
         super().__init__(n_clusters)
         self.n_rounds, self.n_balancing, self.sharpness = n_rounds, n_balancing, sharpness
         self.update_mass, self.hard, self.cost_scale = update_mass, hard, cost_scale
+        self.scope = "rank" if cost_scale == "batch" else None
         self.schedule("positional_weight", positional_weight)
 
     def assign(

@@ -7,7 +7,7 @@ import torch
 
 from sslkit.aligners import Aligner
 from sslkit.contracts.component import ComponentContract
-from sslkit.contracts.inputs import blank, meaning, permuted, step_of
+from sslkit.contracts.inputs import blank, meaning, step_of, taken
 
 
 class AlignerContract(ComponentContract[Aligner]):
@@ -41,8 +41,14 @@ class AlignerContract(ComponentContract[Aligner]):
 
     def test_permuting_the_images_permutes_the_pairs(self) -> None:
         aligner, step = self.component(), step_of()
-        there = meaning(aligner(permuted(step, torch.tensor([2, 0, 1]))))
+        there = meaning(aligner(taken(step, torch.tensor([2, 0, 1]))))
         assert there == pytest.approx(meaning(aligner(step)))
+
+    def test_halves_of_a_batch_have_the_pairs_of_the_whole_unless_its_scope_says_that_images_meet(self) -> None:
+        aligner, step = self.component(), step_of(b=4)
+        halves = [meaning(aligner(taken(step, half))) for half in torch.arange(4).split(2)]
+        mean = {pair: weight / 2 for half in halves for pair, weight in half.items()}
+        assert aligner.scope is not None or mean == pytest.approx(meaning(aligner(step)))
 
     def test_predictions_are_the_students_and_targets_have_no_gradient(self) -> None:
         step = step_of()

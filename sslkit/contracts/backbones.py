@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from sslkit.backbones import Backbone
+from sslkit.batch_norm import BatchNorm
 from sslkit.contracts.component import ComponentContract
 from sslkit.contracts.inputs import normal
 
@@ -30,6 +31,20 @@ class BackboneContract(ComponentContract[Backbone]):
         x = normal(2, 3, 32, 32)
         for here, there in zip(backbone(x)[:2], backbone(x)[:2], strict=True):
             assert torch.equal(here, there)
+
+    def test_images_meet_in_batch_norm_alone_unless_its_scope_says_so(self) -> None:
+        backbone, x = self.component().train().without_drop_path(), normal(4, 3, 32, 32)
+        has_norm = any(isinstance(module, BatchNorm) for module in backbone.modules())
+        parts = torch.cat([backbone(half)[0] for half in x.split(2)])
+        is_same = torch.allclose(parts, backbone(x)[0], rtol=1e-3, atol=1e-5)
+        assert is_same == (backbone.scope is None and not has_norm)
+
+    def test_it_draws_in_training_only_if_it_says_so(self) -> None:
+        backbone, x, made = self.component().train(), normal(2, 3, 32, 32), []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            made.append(backbone(x)[0])
+        assert torch.equal(*made) == (not backbone.draws)
 
     def test_pixels_that_a_mask_hides_change_nothing_or_masks_are_refused(self) -> None:
         backbone, x = self.component().eval(), normal(2, 3, 32, 32)

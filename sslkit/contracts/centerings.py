@@ -47,6 +47,11 @@ class CenteringContract(ComponentContract[Centering]):
         there.move(logits.flip(0), weight.flip(0))
         torch.testing.assert_close(here(logits, weight), there(logits.flip(0), weight.flip(0)))
 
+    def test_what_it_takes_off_depends_on_the_rows_of_the_step_only_if_its_scope_says_so(self) -> None:
+        centering, weight = self.component(), torch.ones(5)
+        here, there = centering(normal(5, 6), weight), centering(normal(5, 6, seed=1), weight)
+        assert torch.equal(here, there) == (centering.scope is None)
+
     def test_popular_prototypes_are_not_made_more_popular(self) -> None:
         centering = self.component()
         logits, weight = 0.01 * normal(8, 6) + torch.tensor([0.3, 0, 0, 0, 0, 0]), torch.ones(8)

@@ -40,6 +40,11 @@ class ClustererContract(ComponentContract[Clusterer]):
         expected = clusterer(tokens, positions, seeds)[order]
         assert torch.equal(clusterer(tokens[order], positions[order], seeds[order]), expected)
 
+    def test_an_image_has_the_clusters_that_it_has_alone_unless_its_scope_says_that_images_meet(self) -> None:
+        clusterer, given = self.component(), images(4, 12, DIM, K)
+        alone = [clusterer(*one) for one in zip(*(x.split(1) for x in given), strict=True)]
+        assert torch.allclose(torch.cat(alone), clusterer(*given)) == (clusterer.scope is None)
+
     def test_the_same_seeds_give_the_same_answer(self) -> None:
         clusterer, given = self.component(), images(2, 12, DIM, K)
         first = clusterer(*given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from sslkit.batch_norm import BatchNorm
 from sslkit.contracts.component import ComponentContract
 from sslkit.contracts.inputs import DIM, normal
 from sslkit.heads import Head
@@ -37,6 +38,21 @@ class HeadContract(ComponentContract[Head]):
         assert rows.grad is not None
         assert (rows.grad.abs().sum(dim=1) > 0).all()
         assert all(p.grad is not None for p in head.parameters() if p.requires_grad)
+
+    def test_rows_meet_in_batch_norm_alone_unless_its_scope_says_so(self) -> None:
+        head, rows = self.component().train(), normal(6, DIM)
+        has_norm = any(isinstance(module, BatchNorm) for module in head.modules())
+        for output in head.names:
+            parts = torch.cat([head(half, output) for half in rows.split(3)])
+            is_same = torch.allclose(parts, head(rows, output), rtol=1e-4, atol=1e-6)
+            assert is_same == (head.scope is None and not has_norm)
+
+    def test_it_draws_in_training_only_if_it_says_so(self) -> None:
+        head, rows, made = self.component().train(), normal(6, DIM), []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            made.append(head(rows, head.names[0]))
+        assert torch.equal(*made) == (not head.draws)
 
     def test_it_can_be_built_for_another_width(self) -> None:
         head = self.component()

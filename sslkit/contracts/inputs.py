@@ -176,11 +176,12 @@ def held(valid: Tensor, n_views: int, seed: int) -> Tensor:
     return assignment / assignment.sum(dim=2, keepdim=True).clamp(min=1)
 
 
-def permuted(step: Step, order: Tensor) -> Step:
-    """The same step with its images in another order."""
+def taken(step: Step, order: Tensor) -> Step:
+    """The same step with some of its images, in that order."""
     regions = step.regions
     assert regions is not None
-    n, new_place = len(regions), torch.argsort(order)
+    n, new_place = len(regions), torch.zeros(len(step.batch.index), dtype=torch.long)
+    new_place[order] = torch.arange(len(order))
     item = regions.student.item[:n]
     chosen = torch.cat([(item == image).nonzero()[:, 0] for image in order])
     every = torch.cat([v * n + chosen for v in range(regions.n_views)])

@@ -77,6 +77,12 @@ class LossContract(ComponentContract[Loss]):
         loss = self.component()
         torch.testing.assert_close(loss(p[order], t[order], renumbered), loss(p, t, pairs))
 
+    def test_halves_of_a_batch_come_to_the_loss_of_the_whole_unless_its_scope_says_that_images_meet(self) -> None:
+        loss, p, t = self.component(), normal(8, 8), normal(8, 8, seed=1)
+        halves = [loss(p[half], t[half], Pairs.diagonal(4)) for half in torch.arange(8).split(4)]
+        is_mean = torch.allclose(torch.stack(halves).mean(), loss(p, t, Pairs.diagonal(8)), rtol=1e-5)
+        assert is_mean == (loss.scope is None)
+
     def test_the_gradient_reaches_the_prediction_and_not_a_detached_target(self) -> None:
         p, t, pairs = self.case()
         p, t = p.requires_grad_(), t.requires_grad_()

@@ -42,6 +42,13 @@ class MatcherContract(ComponentContract[Matcher]):
         matches = self.component()(nobody, pushed(queue()))
         assert matches.index.shape == matches.weight.shape == (2, 0)
 
+    def test_a_query_has_the_match_that_it_has_alone_unless_its_scope_says_that_queries_meet(self) -> None:
+        matcher, memory, queries = self.component(), pushed(queue()), self.queries()
+        n = len(queries.item)
+        alone = [matcher(replace(queries, weight=one).dropping_idle(), memory) for one in torch.eye(n)]
+        weight = torch.cat([matches.weight for matches in alone], dim=1)
+        assert torch.equal(weight, matcher(queries, memory).weight) == (matcher.scope is None)
+
     def test_neither_the_memory_nor_the_queries_are_written(self) -> None:
         memory, queries = pushed(queue()), self.queries()
         before, rows = state_of(memory), queries.rows.clone()

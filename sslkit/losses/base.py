@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sslkit import distributed
 from sslkit.component import Component
+from sslkit.distributed import Scope
 from sslkit.parameters import Within
 from sslkit.schedules import Scheduled
 from sslkit.types import Pairs, Rows
@@ -40,6 +44,26 @@ def counting(rows: Rows, index: Int[Tensor, " n"], weight: Float[Tensor, " n"]) 
     return (n_pairs > 0) & (rows.weight != 0)
 
 
-def together(rows: Rows, counts: Bool[Tensor, " r"]) -> Bool[Tensor, "r r"]:
-    """Which rows are of one view and both count."""
-    return (rows.view == rows.view[:, None]) & counts & counts[:, None]
+@dataclass(frozen=True, eq=False)
+class Crowd:
+    """Rows of this rank, or of all in rank order, of which each may have its own number; and what is known of them."""
+
+    rows: Float[Tensor, "m c"]  # with their gradient, whichever rank they are of
+    view: Int[Tensor, " m"]
+    ids: Int[Tensor, " m"]
+    counts: Bool[Tensor, " m"]
+    first: Int[Tensor, ""]  # where those of this rank begin
+
+    @staticmethod
+    def of(rows: Float[Tensor, "r c"], known: Rows, counts: Bool[Tensor, " r"], scope: Scope) -> Crowd:
+        """Every rank has to go backwards through the rows of all, also one that has none."""
+        here = distributed.rank()
+        facts = torch.stack([known.view, known.ids, counts.long(), torch.full_like(known.ids, here)], dim=1)
+        if scope == "all":
+            rows, facts = distributed.gather_with_gradient(rows), distributed.gather(facts)
+        view, ids, counts, rank = facts.unbind(dim=1)
+        return Crowd(rows, view, ids, counts > 0, (rank < here).sum())
+
+    def together(self) -> Bool[Tensor, "m m"]:
+        """Which rows are of one view and both count."""
+        return (self.view == self.view[:, None]) & self.counts & self.counts[:, None]

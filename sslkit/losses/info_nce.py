@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sslkit import distributed, precision
+from sslkit import precision
 from sslkit.distributed import Scope
-from sslkit.losses.base import Loss, Temperature, counting, refuse_unlike
+from sslkit.losses.base import Crowd, Loss, Temperature, counting, refuse_unlike
 from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
@@ -50,6 +50,7 @@ class InfoNCE(Loss):
     """
 
     temperature: Float[Tensor, ""]
+    scope: Scope
 
     def __init__(
         self,
@@ -71,17 +72,11 @@ class InfoNCE(Loss):
             anchors, at, rows, of, own = p, pairs.i, t, pairs.target, pairs.j
             if self.negatives == "predictions":
                 anchors, at, rows, of, own = t, pairs.j, p, pairs.prediction, pairs.i
-            counts = counting(of, own, pairs.weight)
-            known = torch.stack([of.view, of.ids, counts.long(), torch.full_like(of.ids, distributed.rank())], dim=1)
-            view, ids, counts, rank = self._gather(known).unbind(dim=1)
-            candidates = self._gather(rows)
-            own = own + (rank < distributed.rank()).sum()
-            among = Among(view, ids, counts > 0, is_of_view=self.negatives != "views")
-            loss: Tensor = _Picking.apply(anchors / self.temperature, candidates, at, own, pairs.weight, among)
+            candidates = Crowd.of(rows, of, counting(of, own, pairs.weight), self.scope)
+            own = own + candidates.first
+            among = Among(candidates.view, candidates.ids, candidates.counts, is_of_view=self.negatives != "views")
+            loss: Tensor = _Picking.apply(anchors / self.temperature, candidates.rows, at, own, pairs.weight, among)
             return loss
-
-    def _gather(self, x: Tensor) -> Tensor:
-        return distributed.gather_with_gradient(x) if self.scope == "all" else x
 
 
 @dataclass(frozen=True, eq=False)

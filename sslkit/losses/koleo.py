@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sslkit import precision
-from sslkit.losses.base import Loss, counting, together
+from sslkit.distributed import Scope
+from sslkit.losses.base import Crowd, Loss, counting
 from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Pairs
@@ -23,7 +24,10 @@ class KoLeo(Loss):
         L = - mean_i log min_k |p_i / |p_i| - p_k / |p_k||
 
     Rows count alike if a pair of non-zero weight uses them and their view has another; targets and the size of the
-    weights are not looked at. Neighbours are sought on this rank only, so ranks with other images have another loss.
+    weights are not looked at.
+
+    Args:
+        scope: the rows are those of this `"rank"` or of `"all"`.
 
     Source: the differential entropy estimator of Kozachenko and Leonenko (arXiv:1806.03198), as used by DINOv2
     (arXiv:2304.07193), which adds up its two global views: 0.1 there is `Term.weight = 0.2`.
@@ -33,14 +37,22 @@ class KoLeo(Loss):
         tensor(-0.6931)
     """
 
+    scope: Scope
+
+    def __init__(self, *, scope: Scope = "all"):
+        super().__init__()
+        self.scope = scope
+
     def forward(
         self, prediction: Float[Tensor, "p c"], target: Float[Tensor, "t c"], pairs: Pairs
     ) -> Float[Tensor, ""]:
         with precision.full(prediction.device):
             p = F.normalize(wide(prediction), dim=-1, eps=TINY)
-            if len(p) == 0:
+            counts = counting(pairs.prediction, pairs.i, pairs.weight)
+            crowd = Crowd.of(p, pairs.prediction, counts, self.scope)
+            if len(p := crowd.rows) == 0:
                 return p.sum()
-            others = together(pairs.prediction, counting(pairs.prediction, pairs.i, pairs.weight)).fill_diagonal_(False)
+            others = crowd.together().fill_diagonal_(False)
             with torch.no_grad():
                 nearest = (p @ p.mT).masked_fill(~others, -torch.inf).argmax(dim=1)
             has_others = others.any(dim=1)

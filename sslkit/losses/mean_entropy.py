@@ -37,6 +37,7 @@ class MeanEntropy(Loss):
     """
 
     temperature: Float[Tensor, ""]
+    scope = "all"
 
     def __init__(self, *, temperature: Temperature = 0.1):
         super().__init__()

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sslkit.losses.base import counting, together
+from sslkit.distributed import Scope
+from sslkit.losses.base import Crowd, counting
 from sslkit.types import Pairs
 
 
@@ -26,15 +27,16 @@ class Spread:
     share: Float[Tensor, " p"]  # adds up to 1; 0 in views of a single row
 
     @staticmethod
-    def of(rows: Float[Tensor, "p c"], pairs: Pairs) -> Spread:
-        counts = counting(pairs.prediction, pairs.i, pairs.weight)
-        alike = together(pairs.prediction, counts).to(rows.dtype)
+    def of(rows: Float[Tensor, "r c"], pairs: Pairs, scope: Scope) -> Spread:
+        """Of this rank's rows, or of those of all."""
+        crowd = Crowd.of(rows, pairs.prediction, counting(pairs.prediction, pairs.i, pairs.weight), scope)
+        alike = crowd.together().to(rows.dtype)
         n = alike.sum(dim=1)
-        mean = alike @ rows / n.clamp(min=1)[:, None]
+        mean = alike @ crowd.rows / n.clamp(min=1)[:, None]
         share = torch.where(n > 1, 1 / n.clamp(min=1), 0.0)
         n_views = share.sum()
         return Spread(
-            deviation=rows - mean,
+            deviation=crowd.rows - mean,
             alike=alike,
             n=n,
             share=share / torch.where(n_views > 0, n_views, 1.0),

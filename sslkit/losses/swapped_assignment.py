@@ -40,6 +40,7 @@ class SwappedAssignment(Loss):
 
     temperature: Float[Tensor, ""]
     balance_temperature: Float[Tensor, ""]
+    scope: Scope
 
     def __init__(
         self,

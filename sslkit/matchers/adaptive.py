@@ -11,6 +11,7 @@ from sslkit import ops
 from sslkit.matchers.base import Found
 from sslkit.matchers.chooser import ITSELF, Chooser
 from sslkit.parameters import Count, Positive
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Queries
 
@@ -57,6 +58,6 @@ class Adaptive(Chooser):
 
     def candidates(self, found: Found, queries: Queries, plane: int) -> tuple[Int[Tensor, "q k"], Float[Tensor, "q k"]]:
         here, there = queries.rows[plane], queries.rows[self.other_plane(queries, plane)]
-        alike = F.cosine_similarity(here.float(), there.float(), dim=1)[:, None]
+        alike = F.cosine_similarity(wide(here), wide(there), dim=1)[:, None]
         score, order = torch.cat([alike, found.similarity], dim=1).sort(dim=1, descending=True, stable=True)
         return torch.cat([torch.full_like(found.index[:, :1], ITSELF), found.index], dim=1).gather(1, order), score

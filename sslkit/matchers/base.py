@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sslkit import ops, precision
+from sslkit import distributed, ops, precision
 from sslkit.component import Component
+from sslkit.distributed import Scope
 from sslkit.types import Matches, Queries
 
 
@@ -35,13 +37,14 @@ class Memory(Protocol):
 class Matcher(Component):
     """Queries to entries of a memory, each with how far to trust it. Nothing is written.
 
-    A subclass writes `match`, which is not asked while the memory is empty.
+    A subclass writes `match`, which is not asked while the memory is empty, nor without queries; where a match depends
+    on the queries of all ranks (`scope`), each of them is asked, as others wait for it.
     """
 
     @torch.no_grad()
     def forward(self, queries: Queries, memory: Memory) -> Matches:
         planes, n, _ = queries.rows.shape
-        if len(memory) == 0 or n == 0:
+        if len(memory) == 0 or (n == 0 and self.scope != "all"):
             nowhere = torch.full((planes, n), -1, device=queries.rows.device)
             weight = queries.rows.new_zeros(planes, n)
             return Matches(
@@ -61,6 +64,10 @@ class Matcher(Component):
         """Entry and weight for each plane and query."""
         raise NotImplementedError
 
+    def company(self, queries: Queries) -> Company:
+        """The queries among which a match has to lead back to its own, by `scope`; in eval mode this rank is alone."""
+        return Company.of(queries, self.scope if self.training and self.scope is not None else "rank")
+
     def other_plane(self, queries: Queries, plane: int) -> int:
         """The plane that is not this one.
 
@@ -75,10 +82,30 @@ class Matcher(Component):
         return 1 - plane
 
 
-def lead_back(index: Int[Tensor, "q k"], queries: Queries, memory: Memory, *, plane: int) -> Bool[Tensor, "q k"]:
-    """Which entries found by each query have, by their rows in that plane, none of this rank's queries nearer than it.
+@dataclass(frozen=True, eq=False)
+class Company:
+    """Queries of this rank, or of all in rank order, of which each may have its own number."""
 
-    Index -1 is no entry, and leads nowhere.
-    """
-    back = ops.nearest(memory.rows(index, plane=plane).flatten(0, 1), queries.rows[plane], queries.weight)
-    return (back.view(index.shape) == torch.arange(len(index), device=index.device)[:, None]) & (index >= 0)
+    rows: Float[Tensor, "p m d"]
+    counts: Bool[Tensor, " m"]  # False for rows that only keep a shape static
+    first: Int[Tensor, ""]  # where those of this rank begin
+
+    @staticmethod
+    def of(queries: Queries, scope: Scope) -> Company:
+        rows, here = queries.rows, distributed.rank()
+        known = torch.stack([(queries.weight != 0).long(), torch.full_like(queries.item, here)], dim=1)
+        if scope == "all":
+            rows, known = distributed.gather(rows.transpose(0, 1)).transpose(0, 1), distributed.gather(known)
+        counts, rank = known.unbind(dim=1)
+        return Company(rows, counts > 0, (rank < here).sum())
+
+    def lead_back(self, index: Int[Tensor, "q k"], memory: Memory, *, plane: int) -> Bool[Tensor, "q k"]:
+        """Which entries that each of this rank's queries found have, by their rows in that plane, no query nearer.
+
+        Index -1 is no entry, and leads nowhere.
+        """
+        if len(index) == 0:
+            return index >= 0
+        back = ops.nearest(memory.rows(index, plane=plane).flatten(0, 1), self.rows[plane], self.counts)
+        own = self.first + torch.arange(len(index), device=index.device)
+        return (back.view(index.shape) == own[:, None]) & (index >= 0)

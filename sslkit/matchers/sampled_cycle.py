@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sslkit import ops
-from sslkit.matchers.base import Matcher, Memory, lead_back
+from sslkit.distributed import Scope
+from sslkit.matchers.base import Matcher, Memory
 from sslkit.parameters import Count, Positive
 from sslkit.registry import register
 from sslkit.types import Queries
@@ -25,19 +26,21 @@ class SampledCycle(Matcher):
     Args:
         n_candidates: entries tested for each query, so as many reverse searches.
         temperature: divides cosine similarities; towards 0 the most similar of the consistent entries is drawn.
+        scope: an entry leads back among the queries of this `"rank"` or of `"all"`.
 
     Source: joins the cycle of CrIBo (arXiv:2310.07855) with the draw of AdaSim (arXiv:2303.13606).
     """
 
-    def __init__(self, *, n_candidates: Count = 5, temperature: Positive = 0.1):
+    def __init__(self, *, n_candidates: Count = 5, temperature: Positive = 0.1, scope: Scope = "all"):
         super().__init__()
-        self.n_candidates, self.temperature = n_candidates, temperature
+        self.n_candidates, self.temperature, self.scope = n_candidates, temperature, scope
 
     def match(self, queries: Queries, memory: Memory) -> tuple[Int[Tensor, "p q"], Float[Tensor, "p q"]]:
+        company = self.company(queries)
         index, weight = [], []
         for here, rows in enumerate(queries.rows):
             found = memory.search(rows, plane=here, k=self.n_candidates)
-            back = lead_back(found.index, queries, memory, plane=self.other_plane(queries, here))
+            back = company.lead_back(found.index, memory, plane=self.other_plane(queries, here))
             score = found.similarity.masked_fill(~back, -torch.inf)
             drawn = ops.draw(score, self.temperature, queries.chance[here])
             index.append(found.index.gather(1, drawn[:, None])[:, 0])

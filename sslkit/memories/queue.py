@@ -14,6 +14,7 @@ from torch import Tensor
 from sslkit import distributed, precision
 from sslkit.memories.base import Found, Memory
 from sslkit.parameters import Count
+from sslkit.precision import wide
 from sslkit.registry import register
 from sslkit.types import Queries
 
@@ -30,7 +31,7 @@ class Queue(Memory):
 
     Args:
         n_images: images held; below the size of the data set, or an image meets its own older rows.
-        dtype: storage of the rows; similarities are float32 in any case.
+        dtype: storage of the rows; similarities are float32 or wider in any case.
         n_planes: rows of each entry, one for every global view.
         n_per_image, dim: most rows of an image, and their width; a method fills them in when they are left out.
 
@@ -78,13 +79,13 @@ class Queue(Memory):
 
     @torch.no_grad()
     def search(self, queries: Float[Tensor, "q d"], *, plane: int, k: int = 1) -> Found:
-        """The `k` entries of largest cosine similarity, in float32."""
+        """The `k` entries of largest cosine similarity, in float32 or wider."""
         with precision.full(queries.device):
-            queries = F.normalize(queries.float(), dim=-1)
+            queries = F.normalize(wide(queries), dim=-1)
             similarity = queries.new_full((len(queries), k), -torch.inf)
             index = torch.full((len(queries), k), -1, device=queries.device)
             for slots in self._blocks():
-                block = F.normalize(self._rows[plane, slots].float(), dim=-1)
+                block = F.normalize(wide(self._rows[plane, slots]).to(queries.dtype), dim=-1)
                 scores = queries @ block.mT
                 if k == 1:
                     best = scores.amax(dim=1, keepdim=True)  # vectorised on a CPU as `max` is not; few rows improve
