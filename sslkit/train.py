@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from sslkit import checkpoint, distributed, draws, interruption
+from sslkit import checkpoint, distributed, draws, interruption, scopes
 from sslkit.augmenters import Augmenter
 from sslkit.backbones import Backbone
 from sslkit.backbones.untrained import with_statistics
@@ -162,6 +162,8 @@ def train(
             assert method.partners is not None
             return method.partners.draw(epoch, seed=seed, needed=needed)
 
+        for line in _apart(method, accumulate):
+            book.say(line)
         if first:
             book.say(f"going on from step {first} of {n_steps}")
         if evaluations and is_due(first):
@@ -263,6 +265,16 @@ def _refuse_unknown_best(name: str | None, evaluations: Mapping[str, Evaluation]
 def _refuse_no_best(name: str | None, found: Mapping[str, float]) -> None:
     if name is not None and name not in found:
         raise ConfigError(f"keep_best={name!r}, but what evaluations find is {', '.join(found)}")
+
+
+def _apart(method: Method, accumulate: int) -> list[str]:
+    """What makes this run differ from one with the same images in one batch on one rank."""
+    said = []
+    if distributed.world_size() > 1 and (local := scopes.rank_local(method)):
+        said.append(f"{distributed.world_size()} ranks differ from one with all images by: {'; '.join(local)}")
+    if accumulate > 1 and (batchwise := scopes.batch_scoped(method)):
+        said.append(f"{accumulate} batches a step differ from one large batch by: {'; '.join(batchwise)}")
+    return said
 
 
 def device_of(name: str) -> torch.device:
