@@ -48,7 +48,7 @@ class Job:
         device = torch.device("cuda" if _wants_cuda(settings) else "cpu")
         distributed.start(device, run_dir, patience_s=_patience(settings))
         try:
-            with distributed.losses_named(), contextlib.ExitStack() as held:
+            with contextlib.ExitStack() as held, distributed.losses_named():
                 distributed.on_main(lambda: refuse_wrong(settings, problems))
                 distributed.on_main(lambda: self._take(run_dir, settings, held))
                 return self._train(run_dir, settings)
