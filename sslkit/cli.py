@@ -238,7 +238,8 @@ def launch(
     elif processes is not None and processes > 1:
         from sslkit.launch import processes as ranks
 
-        sys.exit(ranks.run(options.without(_behind_launch(), "--processes"), processes, asked.run_dir))
+        run_dir = asked.run_dir
+        sys.exit(ranks.run(options.without(_behind_launch(), "--processes"), processes, run_dir))
     else:
         asked.run()
 

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,12 @@ class Slurm:
     signal_s: Count = 120
     array_limit: Count | None = None
     setup: Sequence[str] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in self.options:
+        for name in self.options or ():
             if name in _PARAMETERS:
-                raise ValueError(f"options={dict(self.options)!r}: write Slurm.{name} instead of the option {name!r}")
+                raise ValueError(f"options={self.options!r}: write Slurm.{name} instead of the option {name!r}")
         if minutes(self.time) * 60 <= self.signal_s:
             raise ValueError(
                 f"time={self.time!r} is not longer than signal_s={self.signal_s}, the seconds before its end at which "
@@ -115,7 +115,7 @@ class Slurm:
             "setup": setup,
             "stderr_to_stdout": True,
             "srun_args": [f"--cpus-per-task={self.cpus}", "--kill-on-bad-exit=1"],
-            "additional_parameters": {"requeue": True, **self.options},
+            "additional_parameters": {"requeue": True, **(self.options or {})},
         }
         return {key: value for key, value in asked.items() if value is not None}
 
