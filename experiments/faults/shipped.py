@@ -49,6 +49,7 @@ EVALUATED = (  # beside its training, on scenes
     "memory/datasets.Scenes.n_images = 12",
     "val/datasets.Scenes.n_images = 6",
     "datasets.Scenes.size = 32",
+    "datasets.Scenes.objects = (1, 1)",
     "train.evaluate_every = 2",
 )
 
