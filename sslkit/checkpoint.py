@@ -49,14 +49,16 @@ def save(run_dir: Path, step: int, state: Mapping[str, Any]) -> Path:
     folder(run_dir).mkdir(parents=True, exist_ok=True)
     before = paths(run_dir).get(step)
     stem = folder(run_dir) / f"step_{step:08d}"
+    hashed = None
     try:
         with files.partial(stem) as (file, put):
             hashed = _Hashed(file)
             torch.save({"format": FORMAT, "step": step, **state}, hashed)  # type: ignore[arg-type]  # it asks for write alone
             target = stem.with_name(f"{stem.name}-{hashed.sha256.hexdigest()[:16]}.pt")
             put(target)
-    except RuntimeError as error:  # torch's writer says so of a full disk
-        raise OSError(f"cannot write {stem}: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:  # torch's writer says nothing else of a full disk
+        reason = hashed.error if hashed is not None and hashed.error is not None else str(error).splitlines()[0]
+        raise OSError(f"cannot write {stem}: {reason}") from error
     if before not in (None, target):
         before.unlink(missing_ok=True)
     for torn in folder(run_dir).glob("*.partial*"):  # left by a process that was killed
@@ -149,14 +151,19 @@ _UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_
 
 
 class _Hashed:
-    """A file to write that knows the SHA-256 of what was written."""
+    """A file to write that knows the SHA-256 of what was written, and what went wrong."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

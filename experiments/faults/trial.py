@@ -84,7 +84,8 @@ class Trial:
     def start(self, inside: Inside = nothing, bindings: Sequence[str] = (), run: Path | None = None) -> Start:
         """Give the command."""
         fault = self.fault
-        given = [*shipped.bindings(fault.method, self.data, fault.ranks, self.n_workers), *self.bindings, *bindings]
+        usual = shipped.bindings(fault.method, self.data, fault.ranks, self.n_workers)
+        given = list({text.partition(" = ")[0]: text for text in (*usual, *self.bindings, *bindings)}.values())
         return Start(
             shipped.FILES[fault.method], given, run or self.run, self.said,
             ranks=fault.ranks, forked=fault.forked, inside=inside, environment=self.environment,
