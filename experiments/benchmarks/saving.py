@@ -1,4 +1,4 @@
-"""What checkpoints of a run with a large memory cost its training: written behind it, before it goes on, and not at all.
+"""What checkpoints of a run with a large memory cost its training: written behind it, before it goes on, or not at all.
 
     python experiments/benchmarks/saving.py [--growth]
 
@@ -6,10 +6,10 @@ A small CrIBo trains on embedded scenes while a queue of `--gib` stands beside i
 every checkpoint; it is not searched, which would make steps longer and what a save costs smaller. Blocks of `--every`
 steps are taken in turn in one process: without a save, again without one (what differs between the two is noise), with
 a save by `sslkit.saving.Saver` at the start, and with one by `sslkit.checkpoint.save`. The block ends when the file is
-on the disk, so all that a save takes is in its time. Beside seconds of the clock stand those of processors: on a machine
-whose processors are all busy they are what a save takes from the training, and other processes do not change them.
-`--growth` adds saves without training at a sixteenth and a quarter of the size. The program ends with an error if what
-is saved is not the state of the time of the save.
+on the disk, so all that a save takes is in its time. Beside seconds of the clock stand those of processors: where all
+of these are busy they are what a save takes from the training, and other processes do not change them. `--growth` adds
+saves without training at a sixteenth and a quarter of the size. The program ends with an error if what is saved is not
+the state of the time of the save.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Run:
 
 @dataclass
 class Saves:
-    """Seconds of each save: the loop's wait, of the clock and of its processor, and what the writing takes, likewise."""
+    """Seconds of each save: what the loop waits, by the clock and of its processor, and what the writing takes."""
 
     waits: list[float] = field(default_factory=list)
     copies: list[float] = field(default_factory=list)
@@ -200,7 +200,7 @@ def _compare(args: argparse.Namespace, folder: Path) -> Compared:
 def costs(found: Compared, every: int) -> str:
     """Two lines for each form, of the clock and of processors; a cost is the difference to the block without a save."""
     lines = [
-        f"The file has {found.gib:.2f} GiB; the process holds {found.mb[0]:,.0f} MB, with the copies {found.mb[1]:,.0f}.\n",
+        f"The file has {found.gib:.2f} GiB; held are {found.mb[0]:,.0f} MB, with the copies {found.mb[1]:,.0f}.\n",
         "| saved | seconds of | a step | a block | a save costs (in each round) | % at 1000 steps | steps for 2 % |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]

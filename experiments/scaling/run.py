@@ -26,9 +26,12 @@ from experiments.scaling.processes import on_ranks
 from sslkit import config
 
 HERE = Path(__file__).parent
-METHODS = {"CrIBo": "gin/cribo.gin", "AdaSim": "gin/adasim.gin", "BYOL": "gin/byol.gin"}
-SMALL = ["train.batch_size = 8", "scenes/datasets.Scenes.n_images = 128"]
-AT_ONCE = ["Partners.start_epoch = 0"]  # a short run would never draw partners, which is refused
+SMALL = ("train.batch_size = 8", "scenes/datasets.Scenes.n_images = 128")
+METHODS = {
+    "CrIBo": ("gin/cribo.gin", [*SMALL]),
+    "AdaSim": ("gin/adasim.gin", [*SMALL, "Partners.start_epoch = 0"]),  # else so short a run draws none and is refused
+    "BYOL": ("gin/byol.gin", [*SMALL]),
+}
 WORLDS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -43,26 +46,25 @@ def measure(n: int) -> dict[str, Any]:
         "link": {"clock": vars(links.clock), "busy": vars(links.busy)},
         "methods": {},
     }
-    for name, file in METHODS.items():
-        (apart,) = on_ranks(1, constants.alone, [file], SMALL, n)
-        (one,) = on_ranks(1, watch, [file], SMALL, n + 1)
-        two, _ = on_ranks(2, watch, [file], SMALL, n + 1)
+    for name, (file, bindings) in METHODS.items():
+        (apart,) = on_ranks(1, constants.alone, [file], bindings, n)
+        (one,) = on_ranks(1, watch, [file], bindings, n + 1)
+        two, other = on_ranks(2, watch, [file], bindings, n + 1)
         found["methods"][name] = {
             "load": vars(apart.load),
             "compute": vars(apart.compute),
             "measured": {world: _medians(seen) for world, seen in (("1", one), ("2", two))},
             "counted": _counted(two),
-            "calls": [[c.kind, c.bytes, c.part] for c in expected(file, two)],
+            "calls": [[c.kind, c.bytes, c.part] for c in expected(file, bindings, two, other)],
         }
         print(name, json.dumps(found["methods"][name]["measured"]), flush=True)
     return found
 
 
-def expected(file: str, seen: Seen) -> list[formulas.Call]:
-    """The calls of the last step by the formulas, for the sizes that it had on this rank."""
-    settings = config.load([file], SMALL)
-    method, batch_size = settings.part("train", "method", "batch_size")
-    rows = seen.pushed[-1] if seen.pushed else 0
+def expected(file: str, bindings: list[str], seen: Seen, other: Seen) -> list[formulas.Call]:
+    """The calls of the last step on two ranks by the formulas, for the sizes that it had."""
+    method, batch_size = config.load([file], bindings).part("train", "method", "batch_size")
+    rows = max(seen.pushed[-1], other.pushed[-1]) if seen.pushed else 0
     return formulas.calls(method, formulas.Sizes(2, batch_size, rows, seen.norms, has_labels=True))
 
 
