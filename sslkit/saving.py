@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
@@ -16,15 +13,13 @@ from torch import Tensor
 from sslkit import checkpoint
 
 _Name = tuple[Any, ...]  # the keys that lead to a tensor: joined to a text, two of them could be one
-_NICENESS = 10  # the training has some nine tenths of a processor that both want
 
 
 class Saver:
     """Writes one checkpoint at a time in a thread of its own.
 
     A state is copied into host memory that is kept for the next one: a run needs room for its state twice, and a save
-    takes the time of a copy. The thread leaves processors to the training where both want them. What goes wrong while a
-    file is written stops the run at the next call.
+    takes the time of a copy. What goes wrong while a file is written stops the run at the next call.
 
     Args:
         written: called in the thread after each file, with its step.
@@ -76,9 +71,6 @@ class Saver:
 
     def _write(self, step: int, state: Mapping[str, Any]) -> None:
         try:
-            if sys.platform == "linux":  # where threads have priorities of their own
-                thread = threading.get_native_id()
-                os.setpriority(os.PRIO_PROCESS, thread, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
             checkpoint.save(self.run_dir, step, state)
             self.written(step)
         except BaseException as error:

@@ -19,10 +19,9 @@ class Gate:
     """Keeps the thread from being done: `written` waits until it is opened."""
 
     def __init__(self):
-        self.opened, self.steps, self.niceness = threading.Event(), [], None
+        self.opened, self.steps = threading.Event(), []
 
     def __call__(self, step):
-        self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
         assert self.opened.wait(30)
         self.steps.append(step)
 
@@ -182,16 +181,6 @@ def test_a_part_of_a_large_tensor_is_saved_as_that_part(tmp_path):
         saver.save(1, {"x": torch.zeros(1_000_000)[:10]})
     (path,) = checkpoint.paths(tmp_path).values()
     assert path.stat().st_size < 10_000
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
-def test_the_thread_gives_way_and_the_training_does_not(tmp_path):
-    gate, before = Gate(), os.getpriority(os.PRIO_PROCESS, 0)
-    gate.opened.set()
-    with Saver(tmp_path, written=gate) as saver:
-        saver.save(1, {})
-    assert gate.niceness == max(before, 10)
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What checkpoints of a run with a large memory cost its training: written behind it, before it goes on, and not at all.
+"""What checkpoints of a run with a large memory cost its training: written behind it, before it goes on, or not at all.
 
     python experiments/benchmarks/saving.py [--growth]
 
@@ -6,8 +6,10 @@ A small CrIBo trains on embedded scenes while a queue of `--gib` stands beside i
 every checkpoint; it is not searched, which would make steps longer and what a save costs smaller. Blocks of `--every`
 steps are taken in turn in one process: without a save, again without one (what differs between the two is noise), with
 a save by `sslkit.saving.Saver` at the start, and with one by `sslkit.checkpoint.save`. The block ends when the file is
-on the disk, so all that a save takes is in its time. `--growth` adds saves without training at a sixteenth and a
-quarter of the size. The program ends with an error if what is saved is not the state of the time of the save.
+on the disk, so all that a save takes is in its time. Beside seconds of the clock stand those of processors: where all
+of these are busy they are what a save takes from the training, and other processes do not change them. `--growth` adds
+saves without training at a sixteenth and a quarter of the size. The program ends with an error if what is saved is not
+the state of the time of the save.
 """
 
 from __future__ import annotations
@@ -87,9 +89,10 @@ class Run:
 
 @dataclass
 class Saves:
-    """Seconds of each save: what the loop waits, and what the writing takes from beginning to end and of a processor."""
+    """Seconds of each save: what the loop waits, by the clock and of its processor, and what the writing takes."""
 
     waits: list[float] = field(default_factory=list)
+    copies: list[float] = field(default_factory=list)
     writes: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
 
@@ -102,9 +105,10 @@ class Watched(Saver):
         self.saves = Saves()
 
     def save(self, step: int, state: dict[str, object]) -> None:  # type: ignore[override]
-        self.began = time.monotonic()
+        self.began, busy = time.monotonic(), time.thread_time()
         super().save(step, state)
         self.saves.waits.append(time.monotonic() - self.began)
+        self.saves.copies.append(time.thread_time() - busy)
 
     def _note(self, step: int) -> None:
         checkpoint.prune(self.run_dir, keep=1)
@@ -114,22 +118,22 @@ class Watched(Saver):
 
 @dataclass(frozen=True)
 class Compared:
-    blocks: dict[str, list[float]]
+    """Seconds of the clock and of processors of each block; MB that the process holds with the copies and without."""
+
+    blocks: dict[str, list[tuple[float, float]]]
     behind: Saves
-    before: list[float]
-    state_gib: float
+    gib: float
+    mb: tuple[float, float]
 
 
 def compare(args: argparse.Namespace, folder: Path) -> Compared:
     run = Run(full_queue(args.gib * 2**30), batch=args.batch, seed=args.seed)
-    run.take(5)
-    before: list[float] = []
+    run.take(3)
+    held = measure.anonymous_mb()
 
     def at_once() -> None:
-        began = time.monotonic()
         checkpoint.save(folder, run.done, run.state())
         checkpoint.prune(folder, keep=1)
-        before.append(time.monotonic() - began)
 
     with Watched(folder) as saver:
         forms: dict[str, Callable[[], None]] = {
@@ -138,20 +142,21 @@ def compare(args: argparse.Namespace, folder: Path) -> Compared:
             "behind the training": lambda: saver.save(run.done, run.state()),
             "before it goes on": at_once,
         }
-        blocks: dict[str, list[float]] = {name: [] for name in forms}
+        blocks: dict[str, list[tuple[float, float]]] = {name: [] for name in forms}
         for turn in range(args.rounds):
             names = list(forms)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                began, marked = time.monotonic(), (run.done, run.method.bank.n_pushes)
+                marked = run.done, run.method.bank.n_pushes
+                began, busy = time.monotonic(), time.process_time()
                 forms[name]()
                 run.take(args.every)
                 saver.wait()
-                blocks[name].append(time.monotonic() - began)
-                print(f"round {turn + 1}, {name}: {blocks[name][-1]:.1f} s", flush=True)
+                blocks[name].append((time.monotonic() - began, time.process_time() - busy))
+                print(f"round {turn + 1}, {name}: {blocks[name][-1]} s", flush=True)
                 if not name.startswith("none"):
                     _refuse_another_state(folder, *marked)
         (path,) = checkpoint.paths(folder).values()
-        return Compared(blocks, saver.saves, before, path.stat().st_size / 2**30)
+        return Compared(blocks, saver.saves, path.stat().st_size / 2**30, (held, measure.anonymous_mb()))
 
 
 def _refuse_another_state(folder: Path, step: int, n_pushes: int) -> None:
@@ -161,7 +166,7 @@ def _refuse_another_state(folder: Path, step: int, n_pushes: int) -> None:
         raise SystemExit(f"the file of step {step} has {pushes} pushes and rows of {newest}, but {n_pushes} were made")
 
 
-def saves_alone(gib: float, folder: Path, n: int = 4) -> tuple[float, Saves, float]:
+def saves_alone(gib: float, folder: Path, n: int = 3) -> tuple[float, Saves, float]:
     """The size of a state that is a full queue, its saves without training between them, and MB that they need."""
     state = {"bank": full_queue(gib * 2**30).state_dict()}
     with measure.Room() as room, Watched(folder) as saver:
@@ -193,29 +198,32 @@ def _compare(args: argparse.Namespace, folder: Path) -> Compared:
 
 
 def costs(found: Compared, every: int) -> str:
-    """A line of a table for each form; what a save costs is the median difference to the blocks without, in turn."""
-    base = found.blocks["none"]
-    step = statistics.median(base) / every
+    """Two lines for each form, of the clock and of processors; a cost is the difference to the block without a save."""
     lines = [
-        f"a step takes {step * 1000:.0f} ms, the file has {found.state_gib:.2f} GiB\n",
-        "| saved | block, median s | times as long | a save costs, s (of each round) | % at 1000 steps | steps for 2 % |",
-        "|---|--:|--:|--:|--:|--:|",
+        f"The file has {found.gib:.2f} GiB; held are {found.mb[0]:,.0f} MB, with the copies {found.mb[1]:,.0f}.\n",
+        "| saved | seconds of | a step | a block | a save costs (in each round) | % at 1000 steps | steps for 2 % |",
+        "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for name, taken in found.blocks.items():
-        extra = [one - other for one, other in zip(taken, base, strict=True)]
-        cost, each = statistics.median(extra), ", ".join(f"{x:.1f}" for x in extra)
-        longer = f"{statistics.median(one / other for one, other in zip(taken, base, strict=True)):.3f}"
-        shares = f"{100 * cost / (1000 * step):.2f} | {max(0.0, cost / (0.02 * step)):.0f}"
-        lines.append(f"| {name} | {statistics.median(taken):.1f} | {longer} | {cost:.1f} ({each}) | {shares} |")
+    for which, kind in enumerate(("the clock", "processors")):
+        base = [block[which] for block in found.blocks["none"]]
+        step = statistics.median(base) / every
+        for name, blocks in found.blocks.items():
+            taken = [block[which] for block in blocks]
+            extra = [one - other for one, other in zip(taken, base, strict=True)]
+            cost, each = statistics.median(extra), ", ".join(f"{x:.1f}" for x in extra)
+            shares = f"{100 * cost / (1000 * step):.2f} | {max(0.0, cost / (0.02 * step)):.0f}"
+            block = statistics.median(taken)
+            lines.append(f"| {name} | {kind} | {step:.3f} | {block:.1f} | {cost:.1f} ({each}) | {shares} |")
     return "\n".join(lines)
 
 
 def saves_row(name: str, saves: Saves, room: float | None) -> str:
-    first, *later = saves.waits
-    writes, processor = statistics.median(saves.writes), statistics.median(saves.processor)
-    memory = "" if room is None else f"{room:,.0f}"
-    waits = f"{first:.2f} | {statistics.median(later or [first]):.2f}"
-    return f"| {name} | {waits} | {writes:.1f} | {processor:.1f} | {memory} |"
+    columns = []
+    for taken in (saves.waits, saves.copies):
+        first, *later = taken
+        columns += [f"{first:.2f}", f"{statistics.median(later or [first]):.2f}"]
+    columns += [f"{statistics.median(saves.writes):.1f}", f"{statistics.median(saves.processor):.1f}"]
+    return f"| {name} | {' | '.join(columns)} | {'' if room is None else f'{room:,.0f}'} |"
 
 
 def main() -> None:
@@ -228,15 +236,23 @@ def main() -> None:
     print(f"{measure.facts(args)}.\n")
     with apart(args.where) as (process, folder):
         found = process.submit(_compare, args, folder).result()
-    sizes = [args.gib / 16, args.gib / 4, args.gib] if args.growth else []
+    sizes = [args.gib / 16, args.gib / 4] if args.growth else []
     rows = [saves_row(f"{args.gib:g}, while it trains", found.behind, None)]
     for gib in sizes:
         with apart(args.where) as (process, folder):
             size, saves, room = process.submit(_saves_alone, args.threads, gib, folder).result()
         rows.append(saves_row(f"{size:g}", saves, room))
     print(f"\n{costs(found, args.every)}\n")
-    print("| GiB | the first waits, s | later ones, s | until written, s | of a processor, s | MB beyond the state |")
-    print("|---|--:|--:|--:|--:|--:|", *rows, sep="\n")
+    columns = (
+        "the loop waits, s: first",
+        "later",
+        "of its processor: first",
+        "later",
+        "until written",
+        "of the thread's",
+    )
+    print("| GiB |", " | ".join(columns), "| MB beyond the state |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|", *rows, sep="\n")
 
 
 if __name__ == "__main__":
