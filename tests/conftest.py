@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.slurm import FOREIGN, Slurm, cluster, missing_packages
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,3 +47,21 @@ def sslkit() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def one_cluster() -> Iterator[Slurm]:
+    """The cluster of this process; tests that use it are all in the group "slurm", so that one process has it."""
+    if missing := missing_packages():
+        pytest.skip(f"Slurm is not installed here: `make slurm` as root, or apt-get install {' '.join(missing)}")
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def slurm(one_cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    """A real Slurm, which what the test starts finds too."""
+    for variable in [name for name in os.environ if name.startswith(FOREIGN)]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("SLURM_CONF", str(one_cluster.conf))
+    return one_cluster
