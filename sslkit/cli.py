@@ -88,8 +88,8 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
         sys.exit(130)
-    except Refused:
-        sys.exit(2)
+    except Refused as other:
+        sys.exit(other.code)
     except Interrupted as stop:
         click.echo(str(stop), err=True)
         sys.exit(128 + (stop.signals[0] if stop.signals else 0))

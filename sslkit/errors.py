@@ -16,7 +16,15 @@ class NotFinite(RuntimeError):
 
 
 class Refused(RuntimeError):
-    """Another rank has refused to go on, and says why."""
+    """Another rank has refused to go on, and says why.
+
+    Args:
+        code: that it exits with.
+    """
+
+    def __init__(self, code: int = 1):
+        super().__init__("another rank has refused to go on, and says why")
+        self.code = code
 
 
 class RankLost(RuntimeError):
