@@ -88,8 +88,8 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
         if rendezvous.here().rank == 0:
             click.echo("stopped; the same command goes on from the newest checkpoint", err=True)
         sys.exit(130)
-    except Refused:
-        sys.exit(2)
+    except Refused as other:
+        sys.exit(other.code)
     except Interrupted as stop:
         if rendezvous.here().rank == 0:
             click.echo(str(stop), err=True)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sslkit import rendezvous
-from sslkit.errors import RankLost, Refused
+from sslkit.errors import ConfigError, RankLost, Refused
 
 T = TypeVar("T")
 Scope = Literal["rank", "all"]  # whether something takes in this rank alone, or all of them
@@ -137,12 +137,12 @@ def on_main(call: Callable[[], T]) -> T | None:
             found = call()
         except Exception as raised:
             error = raised
-    said: list[bool] = [error is not None]
+    said = [0 if error is None else 2 if isinstance(error, ConfigError) else 1]
     dist.broadcast_object_list(said, group=_patient_group())
     if error is not None:
         raise error
     if said[0]:
-        raise Refused
+        raise Refused(said[0])
     return found
 
 

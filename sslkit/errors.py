@@ -25,18 +25,26 @@ class NotFinite(_Said, RuntimeError):
 
 
 class Refused(_Said, RuntimeError):
-    """Another rank has refused to go on, and says why."""
+    """Another rank has refused to go on, and says why.
+
+    Args:
+        code: that it exits with.
+    """
+
+    def __init__(self, code: int = 1):
+        super().__init__("another rank has refused to go on, and says why")
+        self.code = code
 
 
-class RankLost(RuntimeError):
+class RankLost(_Said, RuntimeError):
     """Another rank has died or does not answer; the message says how that showed."""
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(_Said, RuntimeError):
     """A process that loads data for this rank has died."""
 
 
-class Interrupted(RuntimeError):
+class Interrupted(_Said, RuntimeError):
     """A signal has stopped the run at the end of a step, after everything was saved.
 
     Args:
@@ -58,5 +66,5 @@ class Interrupted(RuntimeError):
         return signal.SIGUSR2 if self.requeue else signal.SIGTERM
 
 
-class SlurmError(RuntimeError):
+class SlurmError(_Said, RuntimeError):
     """A command of Slurm failed; the message has what it said."""

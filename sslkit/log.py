@@ -73,15 +73,22 @@ class Log:
                     raise
 
     def write(self, step: int, record: Mapping[str, float]) -> None:
-        """Keep one record. Numbers that are not finite are written as null, which JSON has and NaN is not."""
+        """Keep one record. Numbers that are not finite are written as null, which JSON has and NaN is not.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if not self.is_main:
             return
         finite = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in record.items()}
-        self.file.write(json.dumps({"step": step, **finite}) + "\n")
-        self.file.flush()
-        for name, value in finite.items():
-            if isinstance(value, (int, float)):
-                self.board.add_scalar(name, value, step)
+        try:
+            self.file.write(json.dumps({"step": step, **finite}) + "\n")
+            self.file.flush()
+            for name, value in finite.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(name, value, step)
+        except OSError as error:
+            raise OSError(f"cannot write the record of step {step} into {self.path.parent}: {error}") from error
 
     def tick(self, done: int) -> None:
         """So many steps are done."""

@@ -45,10 +45,10 @@ EVALUATED = (  # beside its training, on scenes
     "evaluate.NearestNeighbours.val = @val/datasets.Scenes()",
     "evaluate.NearestNeighbours.n_neighbours = (2,)",
     "evaluate.NearestNeighbours.n_workers = 0",
-    "evaluate.NearestNeighbours.image_size = 32",
+    "evaluate.NearestNeighbours.image_size = 48",
     "memory/datasets.Scenes.n_images = 12",
     "val/datasets.Scenes.n_images = 6",
-    "datasets.Scenes.size = 32",
+    "datasets.Scenes.size = 48",
     "datasets.Scenes.objects = (1, 1)",
     "train.evaluate_every = 2",
 )
