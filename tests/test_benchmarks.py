@@ -54,6 +54,13 @@ def test_the_views_lie_where_the_resampled_maps_say():
     assert float(re.search(r"forms: (.*) px", done.stdout)[1]) < 2.0
 
 
+@pytest.mark.slow
+def test_what_is_saved_behind_the_training_is_the_state_of_its_step():
+    done = benchmark("saving", *QUICK, "--gib", "0.01", "--every", "2", "--batch", "4")
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^\| behind the training \|", done.stdout, re.MULTILINE)) == 2
+
+
 def test_a_wrong_row_is_counted():
     measure = runpy.run_path(str(ROOT / "experiments/benchmarks/measure.py"), run_name="measure")
     right, wrong = np.zeros((4, 2)), np.array([[0.0, 0], [1, 1], [0, 1], [0, 0]])

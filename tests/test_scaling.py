@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
 from experiments.scaling import exchanged, formulas
@@ -13,13 +12,13 @@ from sslkit import config
 
 SIZES = [
     "train.batch_size = 4",
-    "scenes/datasets.Scenes.n_images = 32",
+    "scenes/datasets.Scenes.n_images = 16",
     "datasets.Scenes.size = 48",
     "augmenters.Crop.size = 48",
 ]
 CASES = {
     "gin/cribo.gin": ["clusterers.Sinkhorn.n_clusters = 4"],
-    "gin/adasim.gin": ["Partners.start_epoch = 0", "memories.PerImage.n_neighbours = 3"],
+    "gin/adasim.gin": ["Partners.start_epoch = 1", "memories.PerImage.n_neighbours = 3"],
     "gin/byol.gin": [],
     "gin/hybrids/cribo_patch_to_image.gin": [
         "clusterers.Sinkhorn.n_clusters = 4",
@@ -44,8 +43,8 @@ def test_the_formulas_name_every_call_that_steps_on_two_ranks_make():
     for file, more in CASES.items():
         seen, other = first[file], second[file]
         method = config.load([file], [*SIZES, *more]).part("train", "method")
-        method.make_room(32)
-        rows = max(seen.pushed[-1], other.pushed[-1]) if seen.pushed else 0
+        method.make_room(16)
+        rows = max(seen.rows, other.rows)
         expected = formulas.calls(method, formulas.Sizes(2, 4, rows, seen.norms, has_labels=True))
         made = [(call.part, call.kind, call.bytes) for call in seen.steps[-1] if call.part != "losses"]
         assert sorted(made) == sorted((call.part, call.kind, call.bytes) for call in expected), file
@@ -70,11 +69,11 @@ def test_a_step_takes_what_its_parts_take():
 
 
 def test_counting_leaves_the_exchanges_as_they_were():
-    before = dist.all_reduce, dist.all_gather, dist.broadcast
+    before = dist.all_reduce, dist.all_gather
     with pytest.raises(ZeroDivisionError), exchanged.counted():
         assert dist.all_reduce is not before[0]
         raise ZeroDivisionError
-    assert (dist.all_reduce, dist.all_gather, dist.broadcast) == before
+    assert (dist.all_reduce, dist.all_gather) == before
 
 
 def test_steps_end_with_their_agreement_and_what_is_before_the_first_end_is_none():
@@ -93,8 +92,5 @@ def test_one_process_exchanges_nothing():
 
 def test_a_gradient_is_as_large_as_what_is_trained():
     method = config.load(["gin/byol.gin"], SIZES).part("train", "method")
-    (_, gradients), n = (c.bytes for c in formulas.calls(method, formulas.Sizes(2, 4, 0)) if c.part == "gradients"), 0
-    for parameter in method.student.parameters():
-        n += parameter.numel()
-    assert gradients == 4 * n
-    assert torch.get_default_dtype() == torch.float32
+    _, gradients = (c.bytes for c in formulas.calls(method, formulas.Sizes(2, 4, 0)) if c.part == "gradients")
+    assert gradients == 4 * sum(p.numel() for p in method.student.parameters())

@@ -40,22 +40,22 @@ class Exchange:
 class Seen:
     """Of the steps of one rank, without the first: exchanges, seconds of the clock and of processors, and their sizes.
 
-    `pushed` are rows of each push to a queue, `norms` channels of each synchronised BatchNorm that a step passes, and
-    whether with gradient.
+    `rows` are those of the push to a queue that the last of `steps` makes, `norms` channels of each synchronised
+    BatchNorm that a step passes, and whether with gradient.
     """
 
     steps: list[list[Exchange]]
     seconds: list[float]
     busy: list[float]
-    pushed: list[int]
+    rows: int
     norms: tuple[tuple[int, bool], ...]
 
 
 @contextlib.contextmanager
 def counted() -> Iterator[list[Exchange]]:
-    """The calls that are made while a block runs."""
+    """The sums and gathers that are asked for while a block runs; not what an epoch or a start broadcasts once."""
     calls: list[Exchange] = []
-    before = {name: getattr(dist, name) for name in ("all_reduce", "all_gather", "broadcast")}
+    before = {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
 
     def watched(kind: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -91,7 +91,10 @@ def _part() -> str:
 
 
 def cut(calls: list[Exchange]) -> list[list[Exchange]]:
-    """Calls by step: from behind one agreement up to and with the next; what is before the first is left out."""
+    """Calls by step: from behind one agreement up to and with the next, so with the update of the step before.
+
+    What is before the first agreement is left out.
+    """
     steps, own = [], list[Exchange]()
     for call in calls:
         own.append(call)
@@ -141,4 +144,5 @@ def watch(files: list[str], bindings: list[str], n_steps: int, folder: str) -> S
         train(run_dir=run, **arguments)
     between = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)]
     of_step = tuple(norms.passed[: len(norms.passed) // n_steps])
-    return Seen(cut(calls), [wall for wall, _ in between], [busy for _, busy in between], pushed, of_step)
+    rows = pushed[-2] if pushed else 0  # the last push is behind the last agreement
+    return Seen(cut(calls), [wall for wall, _ in between], [busy for _, busy in between], rows, of_step)
