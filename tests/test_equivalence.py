@@ -18,6 +18,7 @@ from experiments.equivalence.compare import (
     state_apart,
     weights_apart,
 )
+from experiments.equivalence.run import table
 from sslkit.scopes import rank_local
 from tests.conftest import ROOT
 from tests.ranks import on_ranks
@@ -91,3 +92,10 @@ def test_regions_are_spread_unevenly_and_partners_move(ranks):
         tables = ranks[0][name].partners
         assert tables[0] == list(range(N_IMAGES))
         assert tables[1] != tables[0]
+
+
+def test_the_table_names_what_methods_name(alone):
+    def names(made):
+        return [[line.split(" | ")[column] for column in (0, 3, 6)] for line in made.splitlines()[2:]]
+
+    assert names((ROOT / "experiments/equivalence/table.md").read_text()) == names(table(alone, alone, alone))

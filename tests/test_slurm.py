@@ -111,9 +111,9 @@ def test_a_job_that_is_asked_to_in_the_middle_of_an_epoch_saves_queues_itself_an
 
 def test_at_its_time_limit_a_job_saves_queues_itself_and_ends_with_the_same_bits(slurm, tmp_path, undisturbed):
     run = tmp_path / "run"
-    job = submit(run, bindings=(*CRIBO, "Slurm.signal_s = 60"))
+    job = submit(run, bindings=(*CRIBO, "Slurm.signal_s = 30"))
     wait_for(lambda: step_of(run) > 1, run)
-    subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now+70"], check=True)  # Slurm looks every 30 s
+    subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now+40"], check=True)  # Slurm looks every 30 s
     wait_for(lambda: checkpoint.steps(run) or is_finished(run), run)
     wait_for(lambda: is_finished(run), run)
     assert same(undisturbed, checkpoint.latest(run)[1])
