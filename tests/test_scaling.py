@@ -18,7 +18,11 @@ SIZES = [
 ]
 CASES = {
     "gin/cribo.gin": ["clusterers.Sinkhorn.n_clusters = 4"],
-    "gin/adasim.gin": ["Partners.start_epoch = 1", "memories.PerImage.n_neighbours = 3"],
+    "gin/adasim.gin": [
+        "Partners.start_epoch = 1",
+        "memories.PerImage.warmup_epochs = 0",
+        "memories.PerImage.n_neighbours = 3",
+    ],
     "gin/byol.gin": [],
     "gin/hybrids/cribo_patch_to_image.gin": [
         "clusterers.Sinkhorn.n_clusters = 4",

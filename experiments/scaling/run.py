@@ -27,9 +27,10 @@ from sslkit import config
 
 HERE = Path(__file__).parent
 SMALL = ("train.batch_size = 8", "scenes/datasets.Scenes.n_images = 32")
+AT_ONCE = ("Partners.start_epoch = 1", "memories.PerImage.warmup_epochs = 0")  # a run that never draws is refused
 METHODS = {
     "CrIBo": ("gin/cribo.gin", [*SMALL]),
-    "AdaSim": ("gin/adasim.gin", [*SMALL, "Partners.start_epoch = 1"]),  # else so short a run draws none and is refused
+    "AdaSim": ("gin/adasim.gin", [*SMALL, *AT_ONCE]),
     "BYOL": ("gin/byol.gin", [*SMALL]),
 }
 WORLDS = (1, 2, 4, 8, 16, 32, 64)
