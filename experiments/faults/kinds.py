@@ -76,7 +76,7 @@ def _later(trial: Trial) -> int:
 # kills
 
 
-@kind("all ranks killed at a random moment", "kills", EXACT, runs=(22, 3))
+@kind("all ranks killed at a random moment", "kills", EXACT, runs=(20, 3))
 def _(trial: Trial) -> None:
     start = trial.start()
     trial.reach(_middle(trial), start)
@@ -88,7 +88,7 @@ def _(trial: Trial) -> None:
     trial.expect_kept(logged)
 
 
-@kind("one rank killed at a random moment (out of memory)", "kills", EXACT, runs=(10, 3), ranks=(2,))
+@kind("one rank killed at a random moment (out of memory)", "kills", EXACT, runs=(8, 3), ranks=(2,))
 def _(trial: Trial) -> None:
     start, rank = trial.start(), trial.rng.randrange(2)
     trial.reach(_middle(trial), start)
@@ -105,7 +105,7 @@ def _(trial: Trial) -> None:
     trial.expect_kept(logged)
 
 
-@kind("killed at a chosen moment of a step", "kills", EXACT, runs=(10, 0))
+@kind("killed at a chosen moment of a step", "kills", EXACT, runs=(8, 0))
 def _(trial: Trial) -> None:
     step, moment = trial.rng.randrange(N_STEPS), trial.rng.choice(list(MOMENTS))
     rank = trial.rng.randrange(trial.fault.ranks)
@@ -129,7 +129,7 @@ def _(trial: Trial) -> None:
     trial.ends(trial.start(inside.while_written(trial.rng.randrange(5, 200), kill)), (KILLED, FAILED, 0))
 
 
-@kind("killed between writing and renaming a checkpoint", "saves", EXACT, runs=(23, 0))
+@kind("killed between writing and renaming a checkpoint", "saves", EXACT, runs=(16, 0))
 def _(trial: Trial) -> None:
     nth = trial.rng.randrange(1, 5)
     trial.ends(trial.start(inside.around_rename("step_*.pt", nth, kill)), (KILLED, FAILED))
@@ -205,7 +205,7 @@ def _signalled(trial: Trial, number: signal.Signals, rank: int | None = None) ->
 
 
 for _number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGUSR1):
-    kind(f"{_number.name} at a random moment", "signals", EXACT, runs=(5, 0 if _number == signal.SIGUSR1 else 2))(
+    kind(f"{_number.name} at a random moment", "signals", EXACT, runs=(4, 0 if _number == signal.SIGUSR1 else 2))(
         lambda trial, number=_number: _signalled(trial, number)  # type: ignore[misc]
     )
 
@@ -251,7 +251,7 @@ def _newest(trial: Trial) -> Path:
     return list(checkpoint.paths(trial.run).values())[-1]
 
 
-@kind("the newest checkpoint torn", "checkpoints", EXACT, runs=(7, 0))
+@kind("the newest checkpoint torn", "checkpoints", EXACT, runs=(5, 0))
 def _(trial: Trial) -> None:
     _stopped(trial, _later(trial) + 1)
     path = _newest(trial)
@@ -259,7 +259,7 @@ def _(trial: Trial) -> None:
     trial.expect(path.name not in _whole_names(trial), "the torn one is not taken for whole")
 
 
-@kind("a bit of the newest checkpoint flipped", "checkpoints", EXACT, runs=(12, 1))
+@kind("a bit of the newest checkpoint flipped", "checkpoints", EXACT, runs=(9, 1))
 def _(trial: Trial) -> None:
     _stopped(trial, _later(trial) + 1)
     path, held = _newest(trial), bytearray(_newest(trial).read_bytes())
@@ -517,9 +517,9 @@ def _not_finite(trial: Trial, what: str) -> None:
         path.unlink()
 
 
-kind("NaN or inf in a loss", "numbers", STOPS, runs=(10, 0))(lambda trial: _not_finite(trial, "loss"))
-kind("NaN or inf in a gradient", "numbers", STOPS, runs=(10, 0))(lambda trial: _not_finite(trial, "gradient"))
-kind("NaN or inf in a pixel", "numbers", STOPS, runs=(8, 0))(lambda trial: _not_finite(trial, "pixels"))
+kind("NaN or inf in a loss", "numbers", STOPS, runs=(7, 0))(lambda trial: _not_finite(trial, "loss"))
+kind("NaN or inf in a gradient", "numbers", STOPS, runs=(7, 0))(lambda trial: _not_finite(trial, "gradient"))
+kind("NaN or inf in a pixel", "numbers", STOPS, runs=(6, 0))(lambda trial: _not_finite(trial, "pixels"))
 
 
 # ranks
