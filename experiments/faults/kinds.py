@@ -76,7 +76,7 @@ def _later(trial: Trial) -> int:
 # kills
 
 
-@kind("all ranks killed at a random moment", "kills", EXACT, runs=(22, 3))
+@kind("all ranks killed at a random moment", "kills", EXACT, runs=(14, 2))
 def _(trial: Trial) -> None:
     start = trial.start()
     trial.reach(_middle(trial), start)
@@ -88,7 +88,7 @@ def _(trial: Trial) -> None:
     trial.expect_kept(logged)
 
 
-@kind("one rank killed at a random moment (out of memory)", "kills", EXACT, runs=(10, 3), ranks=(2,))
+@kind("one rank killed at a random moment (out of memory)", "kills", EXACT, runs=(6, 2), ranks=(2,))
 def _(trial: Trial) -> None:
     start, rank = trial.start(), trial.rng.randrange(2)
     trial.reach(_middle(trial), start)
@@ -105,7 +105,7 @@ def _(trial: Trial) -> None:
     trial.expect_kept(logged)
 
 
-@kind("killed at a chosen moment of a step", "kills", EXACT, runs=(10, 0))
+@kind("killed at a chosen moment of a step", "kills", EXACT, runs=(6, 0))
 def _(trial: Trial) -> None:
     step, moment = trial.rng.randrange(N_STEPS), trial.rng.choice(list(MOMENTS))
     rank = trial.rng.randrange(trial.fault.ranks)
@@ -124,12 +124,12 @@ def _(trial: Trial) -> None:
         trial.expect_kept(logged)
 
 
-@kind("killed in the middle of the writing of a checkpoint", "saves", EXACT, runs=(6, 0))
+@kind("killed in the middle of the writing of a checkpoint", "saves", EXACT, runs=(4, 0))
 def _(trial: Trial) -> None:
     trial.ends(trial.start(inside.while_written(trial.rng.randrange(5, 200), kill)), (KILLED, FAILED, 0))
 
 
-@kind("killed between writing and renaming a checkpoint", "saves", EXACT, runs=(23, 0))
+@kind("killed between writing and renaming a checkpoint", "saves", EXACT, runs=(14, 0))
 def _(trial: Trial) -> None:
     nth = trial.rng.randrange(1, 5)
     trial.ends(trial.start(inside.around_rename("step_*.pt", nth, kill)), (KILLED, FAILED))
@@ -162,7 +162,7 @@ def _(trial: Trial) -> None:
     trial.expect(2 * nth in trial.whole_steps(), "the newest is whole")
 
 
-@kind("killed as another file gets its name", "saves", EXACT, runs=(6, 0))
+@kind("killed as another file gets its name", "saves", EXACT, runs=(4, 0))
 def _(trial: Trial) -> None:
     name = trial.rng.choice(["operative.gin", "environment.json", "status.json", "metrics.jsonl", "results.json"])
     when = trial.rng.choice(["before", "after"])
@@ -205,7 +205,7 @@ def _signalled(trial: Trial, number: signal.Signals, rank: int | None = None) ->
 
 
 for _number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGUSR1):
-    kind(f"{_number.name} at a random moment", "signals", EXACT, runs=(5, 0 if _number == signal.SIGUSR1 else 2))(
+    kind(f"{_number.name} at a random moment", "signals", EXACT, runs=(3, 0 if _number == signal.SIGUSR1 else 1))(
         lambda trial, number=_number: _signalled(trial, number)  # type: ignore[misc]
     )
 
@@ -251,7 +251,7 @@ def _newest(trial: Trial) -> Path:
     return list(checkpoint.paths(trial.run).values())[-1]
 
 
-@kind("the newest checkpoint torn", "checkpoints", EXACT, runs=(7, 0))
+@kind("the newest checkpoint torn", "checkpoints", EXACT, runs=(4, 0))
 def _(trial: Trial) -> None:
     _stopped(trial, _later(trial) + 1)
     path = _newest(trial)
@@ -259,7 +259,7 @@ def _(trial: Trial) -> None:
     trial.expect(path.name not in _whole_names(trial), "the torn one is not taken for whole")
 
 
-@kind("a bit of the newest checkpoint flipped", "checkpoints", EXACT, runs=(12, 1))
+@kind("a bit of the newest checkpoint flipped", "checkpoints", EXACT, runs=(7, 1))
 def _(trial: Trial) -> None:
     _stopped(trial, _later(trial) + 1)
     path, held = _newest(trial), bytearray(_newest(trial).read_bytes())
@@ -275,7 +275,7 @@ def _whole_names(trial: Trial) -> list[str]:
     return [known[step].name for step in trial.whole_steps()]
 
 
-@kind("the newest checkpoint deleted", "checkpoints", EXACT, runs=(5, 0))
+@kind("the newest checkpoint deleted", "checkpoints", EXACT, runs=(3, 0))
 def _(trial: Trial) -> None:
     _stopped(trial, _later(trial) + 1)
     _newest(trial).unlink()
@@ -309,7 +309,7 @@ def _damaged(trial: Trial, path: Path) -> None:
 
 for _name in ("metrics.jsonl", "status.json", "environment.json"):
 
-    @kind(f"{_name} damaged", "records", EXACT, runs=(5, 0))
+    @kind(f"{_name} damaged", "records", EXACT, runs=(3, 0))
     def _(trial: Trial, name: str = _name) -> None:
         _stopped(trial, _later(trial) + 1)
         trial.keeps_metrics = name != "metrics.jsonl"
@@ -332,7 +332,7 @@ def _(trial: Trial) -> None:
     (trial.run / "operative.gin").write_bytes(held)
 
 
-@kind("a file of neighbours damaged, then put back", "records", STOPS, runs=(8, 0), methods=shipped.follows_partners)
+@kind("a file of neighbours damaged, then put back", "records", STOPS, runs=(5, 0), methods=shipped.follows_partners)
 def _(trial: Trial) -> None:
     trial.start(inside.at_step(5, "as the step begins", kill)).wait()
     newest = max(trial.whole_steps(), default=0)
@@ -377,7 +377,7 @@ def _(trial: Trial) -> str | None:
     return None
 
 
-@kind("full disk during a checkpoint", "disks", STOPS, runs=(7, 1))
+@kind("full disk during a checkpoint", "disks", STOPS, runs=(5, 1))
 def _(trial: Trial) -> str | None:
     if disks.refusal():
         return disks.refusal()
@@ -447,7 +447,7 @@ def _retried(call: Callable[[], None]) -> None:
     return call()
 
 
-@kind("a disk fails and becomes read-only in the middle", "disks", STOPS, runs=(6, 1))
+@kind("a disk fails and becomes read-only in the middle", "disks", STOPS, runs=(4, 1))
 def _(trial: Trial) -> str | None:
     if disks.refusal():
         return disks.refusal()
@@ -491,7 +491,7 @@ def _(trial: Trial) -> None:
     path.write_bytes(held)
 
 
-@kind("the data folder vanishes, then comes back", "data", STOPS, runs=(5, 1))
+@kind("the data folder vanishes, then comes back", "data", STOPS, runs=(4, 1))
 def _(trial: Trial) -> None:
     folder, start = trial.own_data(), trial.start()
     logged = trial.reach(trial.rng.randrange(1, 6), start)
@@ -517,15 +517,15 @@ def _not_finite(trial: Trial, what: str) -> None:
         path.unlink()
 
 
-kind("NaN or inf in a loss", "numbers", STOPS, runs=(10, 0))(lambda trial: _not_finite(trial, "loss"))
-kind("NaN or inf in a gradient", "numbers", STOPS, runs=(10, 0))(lambda trial: _not_finite(trial, "gradient"))
-kind("NaN or inf in a pixel", "numbers", STOPS, runs=(8, 0))(lambda trial: _not_finite(trial, "pixels"))
+kind("NaN or inf in a loss", "numbers", STOPS, runs=(5, 0))(lambda trial: _not_finite(trial, "loss"))
+kind("NaN or inf in a gradient", "numbers", STOPS, runs=(5, 0))(lambda trial: _not_finite(trial, "gradient"))
+kind("NaN or inf in a pixel", "numbers", STOPS, runs=(5, 0))(lambda trial: _not_finite(trial, "pixels"))
 
 
 # ranks
 
 
-@kind("a rank hangs in the middle of a step", "ranks", STOPS, runs=(5, 0), ranks=(2,))
+@kind("a rank hangs in the middle of a step", "ranks", STOPS, runs=(4, 0), ranks=(2,))
 def _(trial: Trial) -> None:
     step, moment, rank = trial.rng.randrange(1, N_STEPS - 1), trial.rng.choice(list(MOMENTS)), trial.rng.randrange(2)
     trial.seen.append(f"rank {rank}, step {step}, {moment}")
