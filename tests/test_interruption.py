@@ -15,7 +15,7 @@ from sslkit import loader
 from sslkit.augmenters import Crop, Crops
 from sslkit.interruption import REQUEUE, STOP, watched
 from sslkit.types import Sample
-from tests.conftest import ROOT
+from tests.watched import ENVIRONMENT
 
 ALL = (*STOP, REQUEUE)
 
@@ -61,13 +61,25 @@ def test_outside_signals_do_what_they_did_before():
     assert handlers() == before
 
 
-def test_a_signal_held_back_until_the_run_watches_is_not_lost():
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
-    os.kill(os.getpid(), signal.SIGUSR2)
-    with watched() as asked:
-        pass
-    assert asked.to_requeue
-    assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+HELD = """
+from sslkit.interruption import watched
+print(flush=True)
+input()
+with watched() as asked:
+    print(*(number.name for number in asked.signals), asked.to_requeue)
+"""
+
+
+def test_signals_that_are_held_back_until_the_run_watches_are_not_lost():
+    """A job of Slurm starts so: it may be asked to stop while it still imports."""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "sslkit.launch.held", "-c", HELD]
+    job = subprocess.Popen(words, env=ENVIRONMENT, **pipes)
+    job.stdout.readline()
+    job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGUSR2)
+    said, _ = job.communicate("go on\n", timeout=60)
+    assert (said.split(), job.returncode) == (["SIGUSR2", "SIGTERM", "True"], 0)
 
 
 def test_in_another_thread_nothing_is_caught_and_nothing_breaks():
@@ -91,8 +103,7 @@ time.sleep(600)
 
 
 def test_a_loader_process_outlives_signals_of_others_and_obeys_the_run():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, env=environment)
+    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, env=ENVIRONMENT)
     worker.stdout.readline()
     for number in ALL:  # from a process that is not its parent, as Slurm and a terminal send them to all of a run
         subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)
