@@ -28,10 +28,13 @@ from sslkit import config
 HERE = Path(__file__).parent
 SMALL = ("train.batch_size = 8", "scenes/datasets.Scenes.n_images = 32")
 AT_ONCE = ("Partners.start_epoch = 1", "memories.PerImage.warmup_epochs = 0")  # a run that never draws is refused
+OWN_NORMS = "Method.batch_norm_scope = 'rank'"
 METHODS = {
     "CrIBo": ("gin/cribo.gin", [*SMALL]),
     "AdaSim": ("gin/adasim.gin", [*SMALL, *AT_ONCE]),
     "BYOL": ("gin/byol.gin", [*SMALL]),
+    "CrIBo, BatchNorm of a rank": ("gin/cribo.gin", [*SMALL, OWN_NORMS]),
+    "AdaSim, BatchNorm of a rank": ("gin/adasim.gin", [*SMALL, *AT_ONCE, OWN_NORMS]),
 }
 WORLDS = (1, 2, 4, 8, 16, 32, 64)
 
