@@ -105,10 +105,10 @@ CASES = [
     Case(
         "parameter of component without any",
         """
-        matchers.Cycle.k = 4
+        matchers.Nearest.k = 4
         """,
         """
-        mine.gin:2: matchers.Cycle.k: matchers.Cycle has no parameter 'k'; it has: none
+        mine.gin:2: matchers.Nearest.k: matchers.Nearest has no parameter 'k'; it has: none
         """,
     ),
     Case(
