@@ -155,7 +155,7 @@ def test_a_sweep_of_four_runs_is_an_array_and_ends_in_one_table(slurm, tmp_path)
     runs = sorted(path.parent.parent for path in out.glob("*/slurm/job.json"))
     assert len({submitted(run)["job"] for run in runs}) == 4
     wait_for(lambda: all(map(is_finished, runs)), runs[0])
-    wait_for(lambda: (out / "sweep.md").is_file() and (out / "sweep.md").read_text().count("2/2") == 2, runs[0])
+    wait_for(lambda: (out / "sweep.md").is_file() and (out / "sweep.md").read_text().count("2 of 2") == 2, runs[0])
     table = (out / "sweep.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["2", "4"]
     again = launch(out, "--slurm", "--cpus", "1", "--time", "10", *axes, bindings=few)

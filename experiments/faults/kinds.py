@@ -365,7 +365,8 @@ def _off_disk(trial: Trial) -> None:
     trial.run = moved
 
 
-@kind("full disk at the start", "disks", STOPS, runs=(4, 0))
+# on two ranks the other one waits for the first until a launcher ends it, which forked ranks have none of
+@kind("full disk at the start", "disks", STOPS, runs=(4, 0), ranks=(1,))
 def _(trial: Trial) -> str | None:
     if disks.refusal():
         return disks.refusal()
@@ -424,7 +425,7 @@ def _filled(disk: Path) -> None:
     disks.fill(disk)
 
 
-@kind("read-only run directory at the start", "disks", STOPS, runs=(4, 0))
+@kind("read-only run directory at the start", "disks", STOPS, runs=(4, 0), ranks=(1,))
 def _(trial: Trial) -> str | None:
     if disks.refusal():
         return disks.refusal()
