@@ -38,12 +38,17 @@ def test_every_shipped_file_is_clean(file):
 
 
 @pytest.mark.slow
-def test_a_check_is_a_matter_of_seconds():
+def test_a_check_takes_little_more_than_what_it_imports():
+    imports = processor_seconds("-c", "import torch, torchvision, timm")
+    assert processor_seconds("-m", "sslkit", "check", "gin/cribo.gin") < 4 * imports
+
+
+def processor_seconds(*words):
+    """What Python with these words takes of a processor."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "sslkit", "check", "gin/cribo.gin"], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, timeout=200)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert taken < 10  # of a processor, so that what runs beside it counts less; 4 alone
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_six_different_mistakes_are_all_reported(tmp_path):
