@@ -18,6 +18,7 @@ from sslkit import checkpoint, config, distributed, loader, preflight, provenanc
 from sslkit.config import Config
 from sslkit.config.problem import Problem
 from sslkit.errors import ConfigError, Interrupted
+from sslkit.links import refuse_links
 from sslkit.log import Text
 from sslkit.status import Status
 
@@ -158,6 +159,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        refuse_links(run_dir)  # opened for writing, a link would empty what it leads to
         lock = status.lock_path(run_dir).open("w")
     except OSError as error:
         raise ConfigError(f"--out {run_dir} cannot be used: {error}") from error
