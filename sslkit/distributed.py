@@ -20,9 +20,12 @@ T = TypeVar("T")
 Scope = Literal["rank", "all"]  # whether something takes in this rank alone, or all of them
 
 
+_alone = False  # while rank 0 does what the others wait for
+
+
 def is_on() -> bool:
-    """Whether this process has joined a group."""
-    return dist.is_available() and dist.is_initialized()
+    """Whether this process is in a group and not about something that rank 0 does alone."""
+    return not _alone and dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
@@ -126,17 +129,24 @@ _LOST = ("gloo/transport", "Connection closed by peer", "Timed out waiting", "Co
 def on_main(call: Callable[[], T]) -> T | None:
     """What rank 0 finds when it alone does something that may be refused; None on the others.
 
+    Nobody would answer what it says to the others meanwhile, so it has none until it returns: a layer that takes in the
+    rows of all ranks takes in its own.
+
     Raises:
         Exception: what rank 0 raised, there; `Refused` on the others, so that all of them leave.
     """
     if not is_on():
         return call()
+    global _alone
     found, error = None, None
     if rank() == 0:
+        _alone = True
         try:
             found = call()
         except Exception as raised:
             error = raised
+        finally:
+            _alone = False
     said = [0 if error is None else 2 if isinstance(error, ConfigError) else 1]
     dist.broadcast_object_list(said, group=_patient_group())
     if error is not None:

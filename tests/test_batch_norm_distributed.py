@@ -72,6 +72,7 @@ def special():
     if rank == 0:  # nobody waits for the others
         made["meta"] = SynchronisedBatchNorm(3, device="meta")(torch.zeros(4, 3, device="meta")).shape
         made["eval"] = SynchronisedBatchNorm(3).eval()(torch.ones(1, 3))
+    made["while the others wait"] = distributed.on_main(lambda: SynchronisedBatchNorm(3)(torch.eye(4, 3)))
     frozen = SynchronisedBatchNorm(3).double()
     frozen(randn(4, 3, seed=rank)).square().sum().backward()
     made["rows without gradient"] = frozen.weight.grad
@@ -120,6 +121,12 @@ def test_ranks_normalise_as_one_process_with_all_rows(ranks, split, layer, kind)
 def test_a_lone_row_over_all_ranks_is_refused_on_each(ranks):
     for rank in ranks:
         assert rank["special"]["lone row"].startswith("BatchNorm of 3 channels measures 1 row in training, but")
+
+
+def test_what_rank_0_does_alone_takes_in_its_own_rows(ranks):
+    own, *others = (rank["special"]["while the others wait"] for rank in ranks)
+    torch.testing.assert_close(own, torch.nn.BatchNorm1d(3)(torch.eye(4, 3)))
+    assert others == [None] * (WORLD - 1)
 
 
 def test_no_row_on_any_rank_leaves_the_running_statistics_as_torch_does(ranks):

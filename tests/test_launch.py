@@ -156,7 +156,8 @@ def test_partners_are_drawn_again_as_they_were_from_every_checkpoint_in_the_midd
     assert sslkit(*asked, "--out", str(whole), bindings=bindings).returncode == 0
     assert json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["partners/bootstrapped"] == 1
     for left in (7, 8, 9, 10):  # epoch 2 is steps 7 to 9: partners are active and three checkpoints lie inside it
-        shutil.copytree(whole, run, dirs_exist_ok=True)
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(whole, run)
         for step in checkpoint.steps(run):
             if step > left:
                 checkpoint.paths(run)[step].unlink()

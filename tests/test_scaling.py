@@ -48,8 +48,8 @@ def test_the_formulas_name_every_call_that_steps_on_two_ranks_make():
         seen, other = first[file], second[file]
         method = config.load([file], [*SIZES, *more]).part("train", "method")
         method.make_room(16)
-        rows = max(seen.rows, other.rows)
-        expected = formulas.calls(method, formulas.Sizes(2, 4, rows, seen.norms, has_labels=True))
+        rows, queries = max(seen.rows, other.rows), max(seen.queries, other.queries)
+        expected = formulas.calls(method, formulas.Sizes(2, 4, rows, queries, seen.norms, has_labels=True))
         made = [(call.part, call.kind, call.bytes) for call in seen.steps[-1] if call.part != "losses"]
         assert sorted(made) == sorted((call.part, call.kind, call.bytes) for call in expected), file
         left_out = sum(call.bytes for call in seen.steps[-1] if call.part == "losses")
@@ -88,13 +88,13 @@ def test_steps_end_with_their_agreement_and_what_is_before_the_first_end_is_none
 
 def test_one_process_exchanges_nothing():
     method = config.load(["gin/cribo.gin"], SIZES).part("train", "method")
-    assert formulas.calls(method, formulas.Sizes(1, 4, 16)) == []
+    assert formulas.calls(method, formulas.Sizes(1, 4, 16, 16)) == []
     norms = ((3, True), (3, False))
-    made = formulas.calls(method, formulas.Sizes(2, 4, 16, norms))
+    made = formulas.calls(method, formulas.Sizes(2, 4, 16, 16, norms))
     assert [call.bytes for call in made if call.part == "BatchNorm"] == [28, 24, 28]
 
 
 def test_a_gradient_is_as_large_as_what_is_trained():
     method = config.load(["gin/byol.gin"], SIZES).part("train", "method")
-    _, gradients = (c.bytes for c in formulas.calls(method, formulas.Sizes(2, 4, 0)) if c.part == "gradients")
+    _, gradients = (c.bytes for c in formulas.calls(method, formulas.Sizes(2, 4, 0, 0)) if c.part == "gradients")
     assert gradients == 4 * sum(p.numel() for p in method.student.parameters())

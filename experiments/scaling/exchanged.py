@@ -23,6 +23,7 @@ from sslkit.train import train
 from sslkit.types import Outcome, Queries
 
 PARTS = {"batch_norm": "BatchNorm", "memories": "memory", "partners": "memory", "centerings": "centres"}
+PARTS |= {"matchers": "matches"}
 PARTS |= {"aligners": "losses", "losses": "losses", "projection": "losses"}
 
 
@@ -40,14 +41,15 @@ class Exchange:
 class Seen:
     """Of the steps of one rank, without the first: exchanges, seconds of the clock and of processors, and their sizes.
 
-    `rows` are those of the push to a queue that the last of `steps` makes, `norms` channels of each synchronised
-    BatchNorm that a step passes, and whether with gradient.
+    `rows` are those of the push to a queue that the last of `steps` makes, `queries` those it asks for; `norms` channels
+    of each synchronised BatchNorm that a step passes, and whether with gradient.
     """
 
     steps: list[list[Exchange]]
     seconds: list[float]
     busy: list[float]
     rows: int
+    queries: int
     norms: tuple[tuple[int, bool], ...]
 
 
@@ -144,5 +146,5 @@ def watch(files: list[str], bindings: list[str], n_steps: int, folder: str) -> S
         train(run_dir=run, **arguments)
     between = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(marks)]
     of_step = tuple(norms.passed[: len(norms.passed) // n_steps])
-    rows = pushed[-2] if pushed else 0  # the last push is behind the last agreement
-    return Seen(cut(calls), [wall for wall, _ in between], [busy for _, busy in between], rows, of_step)
+    rows, queries = pushed[-2:] if pushed else (0, 0)  # the last push is behind the last agreement
+    return Seen(cut(calls), [wall for wall, _ in between], [busy for _, busy in between], rows, queries, of_step)

@@ -26,6 +26,7 @@ class Sizes:
     Args:
         batch: images of a rank.
         rows: that a rank pushes to a queue, on the rank that has most: the others fill up with zeros.
+        queries: of a rank, likewise; those of a step are pushed in the next one, as these begin with their exchanges.
         norms: channels of each synchronised BatchNorm that is passed, and whether with gradient.
         has_labels: the data set knows classes, which AdaSim watches its partners by.
     """
@@ -33,6 +34,7 @@ class Sizes:
     world: int
     batch: int
     rows: int
+    queries: int
     norms: tuple[tuple[int, bool], ...] = ()
     has_labels: bool = False
 
@@ -49,6 +51,7 @@ def calls(method: Method, sizes: Sizes) -> list[Call]:
         "gradients": _gradients(method),
         "agreement": [("all_reduce", 3 * FLOAT)],
         "memory": _memories(method, sizes),
+        "matches": _matches(method, sizes),
         "centres": _centres(method),
         "BatchNorm": _norms(sizes),
     }
@@ -81,6 +84,17 @@ def _memories(method: Method, sizes: Sizes) -> Plain:
             yield from _gathered(n_bytes, sizes)
         for n_bytes in [b * INT, b * INT] if sizes.has_labels else []:
             yield from _gathered(n_bytes, sizes)
+
+
+def _matches(method: Method, sizes: Sizes) -> Plain:
+    """Queries among which those of all ranks have to lead back to their own: the rows, and which count and whose."""
+    for search in method.searches.values():
+        if search.matcher.scope == "all":
+            memory = search.memory
+            assert isinstance(memory, Queue)
+            n, dim = memory.n_planes * sizes.queries, memory._rows.shape[-1]
+            for n_bytes in (n * dim * FLOAT, sizes.queries * 2 * INT):
+                yield from _gathered(n_bytes, sizes)
 
 
 def _gathered(n_bytes: int, sizes: Sizes) -> Plain:

@@ -43,7 +43,7 @@ class Recipe:
 
     def calls(self, world: int) -> list[formulas.Call]:
         """Of an optimiser step: gradients once, the rest for every batch of it; all memories and centres are full."""
-        sizes = formulas.Sizes(world, self.batch, self.batch * REGIONS, self.norms)
+        sizes = formulas.Sizes(world, self.batch, self.batch * REGIONS, self.batch * REGIONS, self.norms)
         every = formulas.calls(self.method, sizes)
         return [
             call for call in every for _ in range(1 if call.part in ("gradients", "agreement") else self.accumulate)

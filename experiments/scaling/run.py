@@ -68,7 +68,14 @@ def measure(n: int) -> dict[str, Any]:
 def expected(file: str, bindings: list[str], seen: Seen, other: Seen) -> list[formulas.Call]:
     """The calls of the last step on two ranks by the formulas, for the sizes that it had."""
     method, batch_size = config.load([file], bindings).part("train", "method", "batch_size")
-    sizes = formulas.Sizes(2, batch_size, max(seen.rows, other.rows), seen.norms, has_labels=True)
+    sizes = formulas.Sizes(
+        2,
+        batch_size,
+        max(seen.rows, other.rows),
+        max(seen.queries, other.queries),
+        seen.norms,
+        has_labels=True,
+    )
     return formulas.calls(method, sizes)
 
 
