@@ -41,8 +41,8 @@ class Exchange:
 class Seen:
     """Of the steps of one rank, without the first: exchanges, seconds of the clock and of processors, and their sizes.
 
-    `rows` are those of the push to a queue that the last of `steps` makes, `queries` those it asks for; `norms` channels
-    of each synchronised BatchNorm that a step passes, and whether with gradient.
+    `rows` are those of the push to a queue that the last of `steps` makes, `queries` those it asks for; `norms` are the
+    channels of each synchronised BatchNorm that a step passes, and whether with gradient.
     """
 
     steps: list[list[Exchange]]
