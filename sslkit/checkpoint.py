@@ -18,7 +18,6 @@ from sslkit.errors import CheckpointError
 log = logging.getLogger("sslkit")
 FORMAT = 2  # counted up when the layout of a state changes; `_UPGRADES` then knows how the one before is read
 _NAME = re.compile(r"step_(\d{8,})(?:-([0-9a-f]{16}))?\.pt")  # without a digest: of the first format
-_UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
 
 
 def folder(run_dir: Path) -> Path:
@@ -29,7 +28,7 @@ def folder(run_dir: Path) -> Path:
 def paths(run_dir: Path) -> dict[int, Path]:
     """The file of every step that has a checkpoint, oldest first."""
     found = {path: _NAME.fullmatch(path.name) for path in sorted(folder(run_dir).glob("step_*.pt"))}
-    return dict(sorted((int(name[1]), path) for path, name in found.items() if name))
+    return dict(sorted((int(name[1]), path) for path, name in found.items() if name and path.is_file()))
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -87,11 +86,10 @@ def latest(run_dir: Path) -> tuple[int, dict[str, Any]] | None:
     for step, path in reversed(known.items()):
         try:
             return step, read(path)
-        except _UNREADABLE as error:
-            if isinstance(error, CheckpointError):
-                raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning("%s cannot be read (%s); trying the one before it", path, reason)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            log.warning("%s cannot be read (%s); trying the one before it", path, _why(error))
     if known:
         raise CheckpointError(
             f"none of the {len(known)} checkpoints in {folder(run_dir)} can be read; move them away to start anew"
@@ -110,8 +108,17 @@ def of_step(run_dir: Path, step: int) -> dict[str, Any]:
         raise CheckpointError(f"{run_dir} has no checkpoint of step {step}; it has {list(known) or 'none'}")
     try:
         return read(known[step])
-    except _UNREADABLE as error:
-        raise CheckpointError(f"{known[step]} cannot be read: {error}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{known[step]} cannot be read: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """Why a file cannot be read, which may raise anything; torch's own words would say how to run what it holds."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than tensors and plain values, or is torn"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from sslkit.errors import (
     SlurmError,
     WorkerLost,
 )
+from sslkit.shown import visible
 
 DIRECTORY = click.Path(path_type=Path)
 FILES = click.option(
@@ -81,7 +82,9 @@ class _Commands(click.Group):
 
 def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
     """Run a command; its known failures become one message and an exit code."""
-    logging.basicConfig(format="sslkit: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Visible("sslkit: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         return call()
     except KeyboardInterrupt:
@@ -98,10 +101,17 @@ def quietly(call: Callable[[], Any], show_traceback: bool) -> Any:
         if show_traceback:
             traceback.print_exc()
         else:
-            click.echo(f"error: {_reason(error)}", err=True)
+            click.echo(visible(f"error: {_reason(error)}"), err=True)
             if not isinstance(error, ConfigError):
                 click.echo("(sslkit --traceback COMMAND shows where in the code)", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+class _Visible(logging.Formatter):
+    """Names of files and what they hold may be of somebody else."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def _reason(error: Exception) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 T = TypeVar("T")
 Put = Callable[[Path], None]
@@ -63,10 +64,23 @@ def put_json(path: Path, value: Any) -> None:
 def read_json(path: Path, kind: type[T]) -> T:
     """What such a file holds; an empty `kind` if it is not there, torn, or holds something else."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text()) if path.is_file() else None  # a pipe would be waited for
     except (OSError, ValueError, RecursionError):  # torn by a kill, or not of our making
         return kind()
     return found if isinstance(found, kind) else kind()
+
+
+def to_lock(path: Path) -> IO[bytes]:
+    """A file to hold a lock on, made if need be.
+
+    Raises:
+        OSError: there is a link, a folder or a pipe of that name.
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r+b", 0)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(f"{path} is no plain file; remove it")
+    return file
 
 
 def _sync(directory: Path) -> None:

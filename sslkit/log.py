@@ -21,10 +21,10 @@ from sslkit.status import Status, spell
 def read(path: Path) -> list[dict[str, float]]:
     """The records of a metrics file; lines that a kill or the disk has damaged are left out."""
     records = []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         records += [record] if isinstance(record, dict) and isinstance(record.get("step"), int) else []
     return records

@@ -22,7 +22,7 @@ from sslkit.config.tree import Argument, Missing, Node
 from sslkit.errors import ConfigError
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
-from sslkit.parameters import Name, Within, asks_for_folder, misfit, range_of
+from sslkit.parameters import Within, asks_for_folder, range_of
 from sslkit.plan import Plan, plan, refuse_sources, refuse_untrained
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
@@ -76,7 +76,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     problems = [*_heads(settings, train), *_searches(train)]
     problems += _unused(train, method) if method is not None else []
     problems += _centerings(train, method) if method is not None else []
-    problems += [*_device(train), *_best(train), *_evaluation_names(train)]
+    problems += [*_device(train), *_best(train)]
     length = None
     if method is not None and built["data"] is not None:
         length, found = _plan(settings, train, method, built["data"])
@@ -203,14 +203,6 @@ def _best(train: Node) -> Iterator[Problem]:
     if isinstance(best.value, str) and best.value.partition("/")[0] not in known:
         said = f"the run has no such evaluation; it has: {', '.join(known) or 'none'}"
         yield _problem(best, said, "write one of them with one of its results, such as 'dense/miou'")
-
-
-def _evaluation_names(train: Node) -> Iterator[Problem]:
-    evaluations = train.arguments["evaluations"]
-    for name in evaluations.value if isinstance(evaluations.value, Mapping) else ():
-        wrong = misfit(name, Name)
-        if wrong is not None:
-            yield _problem(evaluations, f"the name {name!r} {wrong}")
 
 
 def _optimizer(settings: Config, optimizer: Optimizer, method: Method) -> list[Problem]:

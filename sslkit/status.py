@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 import struct
 import time
 from pathlib import Path
@@ -65,6 +66,8 @@ def lock_path(run_dir: Path) -> Path:
 
 def holder(run_dir: Path) -> int | None:
     """The process that trains in a run directory; 0 if it is on another machine, None if there is none."""
+    if not lock_path(run_dir).is_file():
+        return None
     try:
         with lock_path(run_dir).open("r") as lock:
             asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -77,9 +80,10 @@ def holder(run_dir: Path) -> int | None:
     return int(process) if said.get("host") in (None, platform.node()) else 0
 
 
-def submitted(run_dir: Path) -> dict[str, object]:
-    """What is known of the job of a run: its number, when it was submitted, the folder of its output."""
-    return files.read_json(run_dir / "slurm" / "job.json", dict)
+def job_of(run_dir: Path) -> str | None:
+    """The number of the job that a run was submitted as last, with that of its part of an array; None if never."""
+    found = files.read_json(run_dir / "slurm" / "job.json", dict).get("job")
+    return found if isinstance(found, str) and re.fullmatch(r"\d+(_\d+)?", found) else None
 
 
 def spell(seconds: float) -> str:

@@ -26,7 +26,7 @@ from sslkit.method import Method
 from sslkit.monitors import gallery
 from sslkit.monitors.health import health
 from sslkit.optimizer import Optimizer
-from sslkit.parameters import Count, Natural, Positive, Seed, parameters, refuse
+from sslkit.parameters import Count, Name, Natural, Positive, Seed, parameters, refuse
 from sslkit.plan import plan, refuse_sources, refuse_untrained
 from sslkit.precision import Precision, autocast
 from sslkit.registry import entry
@@ -75,7 +75,7 @@ def train(
     keep: Count = 2,
     keep_every: Count | None = None,
     keep_best: str | None = None,
-    evaluations: Mapping[str, Evaluation] | None = None,
+    evaluations: Mapping[Name, Evaluation] | None = None,
     evaluate_every: Count | None = None,
     pictures: bool = True,
     patience_s: Positive = 1800.0,

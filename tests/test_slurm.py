@@ -12,7 +12,7 @@ import pytest
 
 from sslkit import checkpoint, status
 from sslkit.launch import cluster
-from sslkit.launch.submission import submitted
+from sslkit.status import job_of
 from tests.conftest import ROOT
 from tests.test_launch import same
 
@@ -46,7 +46,7 @@ def submit(run, *words, bindings=CRIBO):
     """The number of the job."""
     done = launch(run, *TWO_TASKS, *words, bindings=bindings)
     assert done.returncode == 0, done.stderr
-    return str(submitted(run)["job"])
+    return job_of(run)
 
 
 def wait_for(what, run, seconds=400):
@@ -153,7 +153,7 @@ def test_a_sweep_of_four_runs_is_an_array_and_ends_in_one_table(slurm, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "an array of 4 runs" in done.stdout
     runs = sorted(path.parent.parent for path in out.glob("*/slurm/job.json"))
-    assert len({submitted(run)["job"] for run in runs}) == 4
+    assert len({job_of(run) for run in runs}) == 4
     wait_for(lambda: all(map(is_finished, runs)), runs[0])
     wait_for(lambda: (out / "sweep.md").is_file() and (out / "sweep.md").read_text().count("2 of 2") == 2, runs[0])
     table = (out / "sweep.md").read_text()

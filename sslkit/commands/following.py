@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sslkit import status
 from sslkit.errors import ConfigError
 from sslkit.launch import cluster
 from sslkit.results import Results
-from sslkit.status import spell, submitted
+from sslkit.shown import visible
+from sslkit.status import job_of, spell
 
 SILENT_S = 600  # without a sign, after which a run on another machine is called silent
 _SIGNS = ("status.json", "operative.gin", "slurm/job.json")
@@ -44,7 +46,7 @@ def runs(root: Path) -> list[Run]:
     if not root.is_dir():
         raise ConfigError(f"there is no folder {root.absolute()}; runs lie in runs/ unless --out says otherwise")
     folders = sorted(_found(root))
-    jobs = {folder: str(submitted(folder).get("job", "")) for folder in folders}
+    jobs = {folder: job_of(folder) or "" for folder in folders}
     states = cluster.states(job for job in jobs.values() if job)
     return [_run(folder, jobs[folder], states.get(jobs[folder])) for folder in folders]
 
@@ -54,12 +56,18 @@ def table(found: Sequence[Run], root: Path) -> str:
     if not found:
         return f"no runs in {root}"
     head = ("run", "state", "step", "images/s", "left", "last probe", "where")
-    rows = [(str(r.folder), r.state, r.step, r.speed, r.left, r.probe, r.where) for r in found]
+    rows = [tuple(_cell(x) for x in (r.folder, r.state, r.step, r.speed, r.left, r.probe, r.where)) for r in found]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (head, *rows)]
     lines = ["  ".join(cells).rstrip() for cells in padded]
-    lines += [f"{run.folder}: {run.message}" for run in found if run.state in ("failed", "lost") and run.message]
+    lines += [
+        visible(f"{run.folder}: {run.message}") for run in found if run.state in ("failed", "lost") and run.message
+    ]
     return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    return visible(" ".join(str(value).split()))
 
 
 def _found(root: Path) -> Iterator[Path]:
@@ -80,8 +88,8 @@ def _run(folder: Path, job: str, queued: cluster.JobState | None) -> Run:
         folder=folder,
         state=state,
         step=f"{said.get('step', 0)}/{said['n_steps']}" if "n_steps" in said else "-",
-        speed=f"{said['images_per_s']:.0f}" if at_work and "images_per_s" in said else "-",
-        left=spell(said["left_s"]) if at_work and "left_s" in said else "-",
+        speed=f"{said['images_per_s']:.0f}" if at_work and _is_number(said.get("images_per_s")) else "-",
+        left=spell(said["left_s"]) if at_work and _is_number(said.get("left_s")) else "-",
         probe=_probe(results),
         where=f"job {job}" if job else f"{said.get('host', '-')}" + (f" {said['pid']}" if at_work else ""),
         message=message,
@@ -103,13 +111,18 @@ def _state(folder: Path, said: Mapping[str, Any], queued: cluster.JobState | Non
                 "lost",
                 f"it ended without a word, killed perhaps{ended}; the same command goes on",
             )
-        if holder == 0 and time.time() - float(said.get("time", 0)) > SILENT_S:
+        last = said.get("time")
+        if holder == 0 and time.time() - (last if _is_number(last) else 0.0) > SILENT_S:
             return "silent", ""
     elif queued is not None and queued.state == "RUNNING":
         return "starting", ""
     elif queued is not None and state in ("new", "requeued") and queued.has_ended:
         return "failed", f"its job ended as {queued.state.lower()}; `sslkit logs {folder}` shows its output"
     return state, message
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _probe(results: Results) -> str:
@@ -134,8 +147,8 @@ def lines_of(run_dir: Path, n: int) -> tuple[list[str], Path, int]:
     if outputs:
         shown, length = _tail(outputs[-1], n)
         return shown, outputs[-1], length
-    job = submitted(run_dir).get("job")
-    if job:
+    job = job_of(run_dir)
+    if job is not None:
         raise ConfigError(f"{run_dir} is job {job}, which has not said anything yet (sslkit runs {run_dir})")
     raise ConfigError(f"{run_dir} is not a run directory: there is no {log.absolute()}")
 
@@ -143,15 +156,20 @@ def lines_of(run_dir: Path, n: int) -> tuple[list[str], Path, int]:
 def _tail(path: Path, n: int) -> tuple[list[str], int]:
     """The last lines of a file, and how many bytes of it have been read."""
     text = path.read_bytes()
-    return text.decode(errors="replace").splitlines()[-n:], len(text)
+    return [visible(line) for line in text.decode(errors="replace").splitlines()[-n:]], len(text)
 
 
 def _outputs(run_dir: Path) -> list[Path]:
     """What rank 0 of the job of a run printed."""
-    said = submitted(run_dir)
-    if not said:
-        return []
-    return sorted(Path(str(said["output"])).glob(f"{said['job']}_0_log.out"))
+    job = job_of(run_dir)
+    return (
+        [] if job is None else [path for folder in _submitted_from(run_dir) for path in folder.glob(f"{job}_0_log.out")]
+    )
+
+
+def _submitted_from(run_dir: Path) -> tuple[Path, Path]:
+    """Where submitit keeps the files of a run, and of a sweep that the run is part of."""
+    return run_dir.resolve() / "slurm", run_dir.resolve().parent / "slurm"
 
 
 def follow(path: Path, length: int) -> Iterator[str]:
@@ -161,7 +179,7 @@ def follow(path: Path, length: int) -> Iterator[str]:
         while True:
             line = file.readline()
             if line:
-                yield line.rstrip("\n")
+                yield visible(line.rstrip("\n"))
             else:
                 time.sleep(0.5)
 
@@ -174,9 +192,14 @@ def cancel(root: Path) -> list[str]:
     """
     done = []
     for run in runs(root):
-        job, holder = str(submitted(run.folder).get("job", "")), status.holder(run.folder)
-        state = cluster.states([job]).get(job) if job else None
-        if state is not None and not state.has_ended:
+        job, holder = job_of(run.folder), status.holder(run.folder)
+        state = cluster.states([job]).get(job) if job is not None else None
+        if job is not None and state is not None and not state.has_ended:
+            if state.script is None or state.script.parent.resolve() not in _submitted_from(run.folder):
+                raise ConfigError(
+                    f"{run.folder} says that it is job {job}, but that was submitted by {state.script}, not for this "
+                    f"run; if it is the one you mean, `scancel {job}` ends it"
+                )
             cluster.cancel(job)
             done.append(f"{run.folder}: job {job} is cancelled" + ("; it saves first" if holder is not None else ""))
         elif holder:

@@ -22,7 +22,7 @@ from sslkit.config import Config
 from sslkit.config.syntax import parse
 from sslkit.config.text import spell
 from sslkit.errors import ConfigError
-from sslkit.files import whole
+from sslkit.files import to_lock, whole
 from sslkit.launch import processes as processes_here
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
@@ -128,7 +128,7 @@ def grid_of(texts: list[str]) -> list[Point]:
 
 def renew_report(out: Path, texts: list[str]) -> None:
     """Write the table and the plot of what is finished so far; several jobs may ask at the same time."""
-    with (out / ".report").open("w") as lock:
+    with to_lock(out / ".report") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         write_report(out, grid_of(texts))
 

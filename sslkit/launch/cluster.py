@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sslkit.errors import ConfigError, SlurmError
 
@@ -20,6 +21,7 @@ class JobState:
 
     state: str  # as Slurm writes it: PENDING, RUNNING, ...
     reason: str = ""  # why it waits
+    script: Path | None = None  # what was given to sbatch, as long as the job has not ended
 
     @property
     def has_ended(self) -> bool:
@@ -86,13 +88,13 @@ def states(jobs: Iterable[str]) -> dict[str, JobState]:
     except SlurmError:  # without accounting
         pass
     try:
-        shown = _asked("squeue", "--noheader", "--array", "--format=%i|%T|%r")
+        shown = _asked("squeue", "--noheader", "--array", "--format=%i|%T|%r|%o")
     except SlurmError:
         shown = ""
     for line in shown.splitlines():
-        job, state, reason = line.split("|", 2)
+        job, state, reason, script = line.split("|", 3)
         if job in asked or job.partition("_")[0] in asked:
-            found[job] = JobState(state, "" if reason == "None" else reason)
+            found[job] = JobState(state, "" if reason == "None" else reason, Path(script))
     return found
 
 

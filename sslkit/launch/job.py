@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from sslkit import checkpoint, config, distributed, loader, preflight, provenance, status
+from sslkit import checkpoint, config, distributed, files, loader, preflight, provenance, status
 from sslkit.config import Config
 from sslkit.config.problem import Problem
 from sslkit.errors import ConfigError, Interrupted
@@ -160,7 +160,7 @@ def alone_in(run_dir: Path) -> Iterator[None]:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         refuse_links(run_dir)  # opened for writing, a link would empty what it leads to
-        lock = status.lock_path(run_dir).open("w")
+        lock = files.to_lock(status.lock_path(run_dir))
     except OSError as error:
         raise ConfigError(f"--out {run_dir} cannot be used: {error}") from error
     with lock:

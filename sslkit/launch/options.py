@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sslkit.errors import ConfigError
+from sslkit.shown import visible
 
 
 def bindings(
@@ -30,7 +31,7 @@ def bindings(
     if epochs is not None:
         added += [f"train.n_epochs = {epochs}  # --epochs {epochs}", f"train.n_steps = None  # --epochs {epochs}"]
     added += [] if seed is None else [f"train.seed = {seed}  # --seed {seed}"]
-    added += [] if device is None else [f"train.device = {device!r}  # --device {device}"]
+    added += [] if device is None else [f"train.device = {device!r}  # {_said('device', device)}"]
     return [*added, *typed]
 
 
@@ -42,7 +43,7 @@ def on_images(data: Path | None, typed: list[str]) -> list[str]:
     if data is None:
         return []
     refuse_no_folder(data)
-    option = f"--data {data}"
+    option = _said("data", data)
     own = any(binding.lstrip().startswith("train.evaluations") for binding in typed)
     return [
         f"train.data = @datasets.ImageFolder()  # {option}",
@@ -59,7 +60,7 @@ def with_data(files: list[str], data: Path | None, bindings: list[str]) -> list[
     from sslkit import config
 
     if config.examine(files, bindings)[0].has("evaluation"):
-        return [f"DATA = {str(data.absolute())!r}  # --data {data}", *bindings]
+        return [f"DATA = {str(data.absolute())!r}  # {_said('data', data)}", *bindings]
     return [*on_images(data, bindings), *bindings]
 
 
@@ -76,7 +77,12 @@ def refuse_no_folder(data: Path) -> None:
 def resources(**given: object) -> list[str]:
     """Options of `--slurm` as bindings."""
     said = {name: value for name, value in given.items() if value not in (None, ())}
-    return [f"Slurm.{name} = {value!r}  # --{name.replace('_', '-')} {value}" for name, value in said.items()]
+    return [f"Slurm.{name} = {value!r}  # {_said(name.replace('_', '-'), value)}" for name, value in said.items()]
+
+
+def _said(option: str, value: object) -> str:
+    """An option as typed, on one line: a second one would be a binding."""
+    return visible(f"--{option} {value}").replace("\n", "\\n")
 
 
 def without(words: list[str], option: str) -> list[str]:
@@ -126,7 +132,10 @@ class Asked:
             return self.out
         if self.repeated is not None:
             return self.repeated.with_name(f"{self.repeated.name}_again")
-        return Path("runs") / Path(files[-1]).stem
+        stem = Path(files[-1]).stem
+        if stem.startswith("."):
+            raise ConfigError(f"{files[-1]} has no name that a run could have: give --out")
+        return Path("runs") / stem
 
     @property
     def words(self) -> list[str]:

@@ -29,6 +29,21 @@ _PARAMETERS = (
     "setup",
     "options",
 )
+TYPED_ALONE = ("setup", "options")  # become lines of a shell, so no file brings them along
+_OURS = {
+    "array",
+    "chdir",
+    "error",
+    "export",
+    "export_file",
+    "job_name",
+    "open_mode",
+    "output",
+    "requeue",
+    "no_requeue",
+    "signal",
+    "wrap",
+}
 
 
 @entry(free=_PARAMETERS)
@@ -48,8 +63,8 @@ class Slurm:
         signal_s: seconds before the end of that time at which the run is asked to save; longer than a step and a
             checkpoint take.
         array_limit: jobs of a sweep that run at the same time; all if left out.
-        setup: shell lines before Python starts, such as `"module load cuda"`.
-        options: further options of sbatch by their long names, such as `{"reservation": "mine"}`.
+        setup: shell lines before Python starts, such as `"module load cuda"`; typed, not bound in a file.
+        options: further options of sbatch by their long names, such as `{"reservation": "mine"}`; typed as well.
     """
 
     nodes: Count = 1
@@ -71,6 +86,13 @@ class Slurm:
         for name in self.options or ():
             if name in _PARAMETERS:
                 raise ValueError(f"options={self.options!r}: write Slurm.{name} instead of the option {name!r}")
+            if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name.replace("-", "_") in _OURS:
+                raise ValueError(f"options={self.options!r}: {name!r} is no option of sbatch, or one that the run sets")
+        for name in _PARAMETERS:
+            value = getattr(self, name)
+            for text in value.values() if name == "options" and value else [value]:
+                if isinstance(text, str) and not text.isprintable():
+                    raise ValueError(f"{name}={value!r} has a character that cannot stand in a line for sbatch")
         if minutes(self.time) * 60 <= self.signal_s:
             raise ValueError(
                 f"time={self.time!r} is not longer than signal_s={self.signal_s}, the seconds before its end at which "
@@ -99,7 +121,7 @@ class Slurm:
             f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
         ]
         asked = {
-            "job_name": name,
+            "job_name": re.sub(r"[^\w.=+-]+", "-", name),
             "time": minutes(self.time),
             "nodes": self.nodes,
             "ntasks_per_node": self.tasks_per_node,

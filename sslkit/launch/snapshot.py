@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -16,16 +17,20 @@ _NOT = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "*.partial*")
 
 def path(folder: Path) -> Path:
     """Where `take` puts the code of now, whether it is there or not."""
-    return folder / f"snapshot_{_digest(_names())}"
+    return folder / f"snapshot_{_digest(PACKAGE.parent, _names())}"
 
 
 def take(folder: Path) -> Path:
     """Copy the package and its gin files into a folder named by their content, unless it is there already.
 
     Plugins are not copied: they are installed, and `environment.json` has their versions.
+
+    Raises:
+        ConfigError: it is there, and holds something else.
     """
     names, target = _names(), path(folder)
     if target.is_dir():
+        _refuse_changed(target)
         return target
     partial = folder / f"{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -60,11 +65,31 @@ def _names() -> list[str]:
     return [PACKAGE.name, *(("gin", "pyproject.toml") if in_checkout else ())]
 
 
-def _digest(names: list[str]) -> str:
+def _refuse_changed(target: Path) -> None:
+    """Refuse a snapshot that is not what its name says; what Python compiled there is made anew."""
+    for compiled in list(target.rglob("__pycache__")):
+        shutil.rmtree(compiled)
+    names = [path.name for path in target.iterdir() if path.name != provenance.SNAPSHOT]
+    if target.name != f"snapshot_{_digest(target, names, of_all=True)}":
+        raise ConfigError(
+            f"{target} is not the code that was copied there: files were changed or added; move it away, and it is "
+            f"copied anew"
+        )
+
+
+def _digest(root: Path, names: list[str], *, of_all: bool = False) -> str:
+    """The content of files and folders, without what a snapshot leaves out unless it is of `of_all`."""
     hashed = hashlib.sha256()
-    for name in names:
-        root = PACKAGE.parent / name
-        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if path.is_file() and "__pycache__" not in path.parts:
-                hashed.update(str(path.relative_to(PACKAGE.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in sorted(names):
+        for inside, folders, files_ in os.walk(root / name):
+            left_out = set() if of_all else _NOT(inside, [*folders, *files_])
+            folders[:] = sorted(set(folders) - left_out)
+            for path in (Path(inside, file) for file in sorted(set(files_) - left_out)):
+                _add(hashed, root, path)
+        if (root / name).is_file():
+            _add(hashed, root, root / name)
     return hashed.hexdigest()[:12]
+
+
+def _add(hashed: hashlib._Hash, root: Path, path: Path) -> None:
+    hashed.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")

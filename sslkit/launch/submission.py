@@ -19,10 +19,11 @@ from sslkit.errors import ConfigError
 from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.on_slurm import SlurmJob
-from sslkit.launch.slurm import PYTHON, Slurm
+from sslkit.launch.slurm import PYTHON, TYPED_ALONE, Slurm
+from sslkit.links import refuse_links
 from sslkit.loader import steps_per_epoch
 from sslkit.registry import did_you_mean
-from sslkit.status import submitted
+from sslkit.status import job_of
 
 _OF_ONE_MACHINE = {"tmpfs", "ramfs", "overlay"}
 _OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run")
@@ -58,6 +59,13 @@ class Submission:
         settings = self.settings[0]
         if not settings.has("Slurm"):
             return Slurm()
+        for name in TYPED_ALONE:
+            origin = settings.argument("Slurm", name).origin
+            if origin is not None and not origin.is_given:
+                raise ConfigError(
+                    f"{origin.place}: Slurm.{name} = {origin.value!r} would become lines of the job's shell, so no "
+                    f"file brings it along: type it, as --set 'Slurm.{name} = {origin.value!r}'"
+                )
         try:
             return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
         except ValueError as error:
@@ -95,6 +103,8 @@ class Submission:
             ConfigError: with what is wrong and what would be right.
         """
         resources = self.resources
+        for folder in (self.folder.parent, *self.run_dirs):
+            refuse_links(folder)
         _refuse_no_partition(resources)
         for run_dir, settings in zip(self.run_dirs, self.settings, strict=True):
             refuse_another_run(run_dir, settings)
@@ -129,7 +139,7 @@ class Submission:
             submitted = [executor.submit(job) for job in jobs]
         numbers = [str(job.job_id) for job in submitted]
         for run_dir, number in zip(self.run_dirs, numbers, strict=True):
-            said = {"job": number, "submitted": time.time(), "output": str(self.folder.absolute())}
+            said = {"job": number, "submitted": time.time()}
             files.put_json(run_dir / "slurm" / "job.json", said)
         return numbers
 
@@ -158,8 +168,8 @@ def _refuse_running(run_dir: Path) -> None:
     """Refuse a run that is at work or in the queue."""
     if status.holder(run_dir) is not None:
         raise ConfigError(f"a process trains in {run_dir}; `sslkit cancel {run_dir}` stops it, or give another --out")
-    job = submitted(run_dir).get("job")
-    state = cluster.states([str(job)]).get(str(job)) if job else None
+    job = job_of(run_dir)
+    state = cluster.states([job]).get(job) if job else None
     if state is not None and not state.has_ended:
         raise ConfigError(
             f"{run_dir} is job {job}, which is {state.state.lower()}; `sslkit cancel {run_dir}` ends it, or give "
