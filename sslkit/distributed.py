@@ -11,7 +11,9 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sslkit import rendezvous
 from sslkit.errors import ConfigError, RankLost, Refused
@@ -243,8 +245,34 @@ def broadcast(x: Tensor) -> None:
         dist.broadcast(x, 0)
 
 
+def is_sharded(x: Tensor) -> bool:
+    """Whether each rank holds only a part of a tensor."""
+    return isinstance(x, DTensor)
+
+
+@torch.no_grad()
+def local(x: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds: all of it, in place, if it is not sharded."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
+def norms(tensors: Sequence[Tensor]) -> Float[Tensor, " n"]:
+    """The norm of each tensor, and of all its parts together if it is sharded."""
+    if not tensors:
+        return torch.zeros(0)
+    own = torch.stack(torch._foreach_norm([local(x) for x in tensors]))
+    sharded = [is_sharded(x) for x in tensors]
+    if not any(sharded):
+        return own
+    return torch.where(torch.tensor(sharded, device=own.device), total(own**2).sqrt(), own)
+
+
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over ranks; a rank without one counts as zero; none anywhere stays none."""
+    """Replace every gradient by its mean over ranks; a rank without one counts as zero; none anywhere stays none.
+
+    Those of sharded parameters are means already.
+    """
+    parameters = [p for p in parameters if not is_sharded(p)]
     if world_size() == 1 or not parameters:
         return
     has = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
@@ -258,6 +286,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def agree(module: nn.Module) -> None:
-    """Give every rank the parameters and buffers of rank 0."""
+    """Give every rank the parameters and buffers of rank 0; sharded ones are parts of that already."""
     for x in (*module.parameters(), *module.buffers()):
-        broadcast(x.detach())
+        if not is_sharded(x):
+            broadcast(x.detach())

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sslkit import batch_norm, draws, ops, precision, projection, widths
+from sslkit import batch_norm, distributed, draws, ops, precision, projection, widths
 from sslkit.backbones import Backbone
 from sslkit.centerings import Centering, Mean
 from sslkit.clusterers import Clusterer
@@ -266,7 +266,8 @@ class Method(Component):
                 centering.move(torch.cat([x for x, _ in seen]), torch.cat([w for _, w in seen]))
         trained = dict(self.student.named_parameters())
         for name, mean in self.teacher.named_parameters():
-            mean.mul_(self.momentum).add_((1 - self.momentum) * trained[name])
+            own = distributed.local(mean)
+            own.mul_(self.momentum).add_((1 - self.momentum) * distributed.local(trained[name]))
 
     def drop_frozen_gradients(self) -> None:
         """Forget the gradients of the heads' last layers while these are frozen."""

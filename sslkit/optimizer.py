@@ -9,6 +9,7 @@ import timm.optim
 import torch
 from torch import nn
 
+from sslkit import distributed
 from sslkit.errors import ConfigError
 from sslkit.heads.prototypes import WeightNorm
 from sslkit.method import Method
@@ -17,6 +18,12 @@ from sslkit.registry import joint
 from sslkit.schedules import Cosine, Scheduled, Time, at
 
 Rate = Annotated[Scheduled, Within(least=0)]
+
+# those that do with the parts of sharded parameters what they do with whole ones, and whose state has the same parts
+TAKING_SHARDS = (
+    *("adam", "adamw", "nadam", "nadamw", "adamax", "radam", "adabelief", "adan", "adopt", "laprop"),
+    *("sgd", "sgdw", "momentum", "nesterov", "rmsprop", "adagrad", "lars", "nlars"),
+)
 
 
 @joint
@@ -56,10 +63,15 @@ class Optimizer:
         """Make the groups and the optimiser for a method's student.
 
         Raises:
-            ConfigError: the optimiser does not take the options.
+            ConfigError: the optimiser does not take the options, or sharded parameters.
         """
         decayed, plain = groups(method, self.decay)
         self.parameters = [*decayed, *plain]
+        if self.name not in TAKING_SHARDS and any(distributed.is_sharded(p) for p in self.parameters):
+            raise ConfigError(
+                f"Optimizer.name={self.name!r} is not known to give the same with shards (train.shard = True) as "
+                f"without; these are: {', '.join(sorted(TAKING_SHARDS))}"
+            )
         parts = [{"params": decayed}, {"params": plain}]
         try:
             self.inner = timm.optim.create_optimizer_v2(parts, opt=self.name, lr=0.0, weight_decay=0.0, **self.options)
@@ -82,13 +94,12 @@ class Optimizer:
     def clip_gradients(self) -> torch.Tensor:
         """Clip as configured; the norm of all gradients before comes back."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        if self.clip is not None and self.clip_scope == "all":
-            nn.utils.clip_grads_with_norm_(self.parameters, self.clip, norm)
-        elif self.clip is not None:
-            for parameter in self.parameters:
-                if parameter.grad is not None:
-                    nn.utils.clip_grad_norm_(parameter, self.clip)
+        norms = distributed.norms(gradients)
+        norm: torch.Tensor = torch.linalg.vector_norm(norms)
+        if self.clip is not None and gradients:
+            factors = (self.clip / ((norm if self.clip_scope == "all" else norms) + 1e-6)).clamp(max=1)
+            parts = [distributed.local(gradient) for gradient in gradients]
+            torch._foreach_mul_(parts, factors if factors.ndim == 0 else factors.unbind())
         return norm
 
 

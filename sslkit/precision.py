@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sslkit import distributed
 from sslkit.parameters import refuse
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -37,10 +39,31 @@ def autocast(device: torch.device, precision: Precision) -> tuple[AbstractContex
     if device.type == "cpu" and precision in ("bfloat16", "float16"):
         log.warning("precision=%r is slower than float32 on a CPU: training in float32", precision)
         precision = "float32"
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+    scaler = Scaler(device.type, enabled=precision == "float16")
     if precision == "float32":
         return nullcontext(), scaler
     return torch.autocast(device.type, dtype=getattr(torch, precision)), scaler
+
+
+class Scaler(torch.amp.GradScaler):
+    """torch's loss scaler, for sharded gradients as well: one that is not finite in any rank's part is so on all."""
+
+    def _unscale_grads_(
+        self, optimizer: Any, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        scaled = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if any(distributed.is_sharded(p) for p in scaled):
+            optimizer = SimpleNamespace(param_groups=[{"params": [_part(p) for p in scaled]}])
+            found = super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
+            return {device: distributed.total(bad) for device, bad in found.items()}
+        return super()._unscale_grads_(optimizer, inv_scale, found_inf, allow_fp16)
+
+
+def _part(parameter: Tensor) -> Tensor:
+    """What this rank holds of a parameter and its gradient."""
+    part = distributed.local(parameter.detach())
+    part.grad = None if parameter.grad is None else distributed.local(parameter.grad)
+    return part
 
 
 def full(device: torch.device) -> AbstractContextManager[object]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sslkit import batch_norm, checkpoint, distributed
+from sslkit import batch_norm, checkpoint, distributed, sharding
 from sslkit.errors import CheckpointError
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
@@ -34,8 +34,8 @@ class Resumable:
         """Everything as tensors and plain values; all ranks ask together, and rank 0 has all of it."""
         own = batch_norm.own_statistics(self.method) if distributed.world_size() > 1 else {}
         return {
-            "method": self.method.state_dict(),
-            "optimizer": self.optimizer.inner.state_dict(),
+            "method": sharding.whole(self.method.state_dict()),
+            "optimizer": sharding.whole(self.optimizer.inner.state_dict()),
             "scaler": self.scaler.state_dict(),
             "ranks": distributed.of_all(own) if own else [],
             "identity": self.identity,
@@ -57,8 +57,9 @@ class Resumable:
                 f"repeat its data, number of processes and length, or give another --out"
             )
         try:
-            self.method.load_state_dict(state["method"])
-            self.optimizer.inner.load_state_dict(state["optimizer"])
+            self.method.load_state_dict(sharding.spread(state["method"], self.method.state_dict()))
+            inner = self.optimizer.inner
+            inner.load_state_dict(sharding.spread(state["optimizer"], sharding.places(inner)))
             self.scaler.load_state_dict(state["scaler"])
             if state["ranks"]:
                 self.method.load_state_dict(state["ranks"][distributed.rank()], strict=False)

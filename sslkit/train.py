@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from sslkit import checkpoint, distributed, draws, interruption, scopes
+from sslkit import checkpoint, compilation, distributed, draws, interruption, scopes, sharding
 from sslkit.augmenters import Augmenter
 from sslkit.backbones import Backbone
 from sslkit.backbones.untrained import with_statistics
@@ -52,6 +52,7 @@ log = logging.getLogger("sslkit")
         "pictures",
         "evaluations",
         "evaluate_every",
+        "shard",
         "patience_s",
     ],
 )
@@ -78,6 +79,8 @@ def train(
     evaluations: Mapping[Name, Evaluation] | None = None,
     evaluate_every: Count | None = None,
     pictures: bool = True,
+    shard: bool = False,
+    compile: bool = False,
     patience_s: Positive = 1800.0,
 ) -> dict[str, float]:
     """Take optimiser steps until the end, from the newest checkpoint in `run_dir` if there is one.
@@ -99,6 +102,8 @@ def train(
             `"dense/miou"`.
         evaluations: protocols run on the teacher's backbone, by the name that stands in the log.
         pictures: draw clusters, matches, partners, features, receptive fields and curves at the end.
+        shard: spread the backbones over ranks (`sslkit.sharding`), where one is too large for an accelerator.
+        compile: let torch compile the backbones (`sslkit.compilation`).
         patience_s: how long a rank waits for the others in one exchange before it stops; told to the group of ranks
             when they meet.
 
@@ -121,6 +126,10 @@ def train(
     method.make_room(len(data), run_dir)
     method.to(where).train()
     distributed.agree(method)
+    if shard:
+        sharding.shard(method)
+    if compile:
+        compilation.compile_backbones(method, where)
     optimizer.build(method)
     cast, scaler = autocast(where, precision)
     evaluations, is_main = evaluations or {}, distributed.rank() == 0
@@ -144,12 +153,13 @@ def train(
             if is_main:
                 saver.save(done, state)
 
-        def evaluate(done: int) -> None:
-            backbone, what = method.teacher.backbone, f"after {done} steps"
+        def evaluate(done: int, backbone: Backbone) -> None:
+            what = f"after {done} steps"
             if done == 0:
                 shown = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).global_views[0].pixels
                 backbone, what = with_statistics(backbone, shown.to(where)), "random backbone"
-            results.add(done, _evaluate(evaluations, backbone, where, book, done, what))
+            with compilation.off():
+                results.add(done, _evaluate(evaluations, backbone, where, book, done, what))
             _refuse_no_best(keep_best, results.last)
 
         def is_due(done: int) -> bool:
@@ -167,7 +177,8 @@ def train(
         if first:
             book.say(f"going on from step {first} of {n_steps}")
         if evaluations and is_due(first):
-            distributed.on_main(lambda: None if first in results.by_step else evaluate(first))
+            whole = sharding.unsharded(method).teacher.backbone
+            distributed.on_main(lambda: None if first in results.by_step else evaluate(first, whole))
         sampler = Sampler(
             len(data),
             batch_size,
@@ -197,9 +208,7 @@ def train(
                 scaler.step(optimizer.inner)
                 scaler.update()
                 done = step + 1
-                if (
-                    done % log_every == 0 or done == n_steps or step == first
-                ):  # before `update`: what the step itself saw
+                if done % log_every == 0 or done in (first + 1, n_steps):  # before `update`: what the step itself saw
                     record = _record(time, method, optimizer, outcomes, norm.item()) | watch.read(done - first)
                     book.write(done, record)
                     book.progress(done, record)
@@ -211,11 +220,14 @@ def train(
                     distributed.on_main(saver.wait)  # no rank may leave before: that would end the others
                     raise Interrupted(done, asked.signals, requeue=is_last == "requeue")
                 if evaluations and is_due(done):
-                    distributed.on_main(partial(evaluate, done))
+                    distributed.on_main(partial(evaluate, done, sharding.unsharded(method).teacher.backbone))
         saver.wait()
         prune(n_steps)
-    if pictures and is_main:
-        gallery.draw(run_dir, method, data, augmenter)
+    if pictures:
+        shown = sharding.unsharded(method)
+        if is_main:
+            with compilation.off():
+                gallery.draw(run_dir, shown, data, augmenter)
     return results.last
 
 
@@ -236,7 +248,7 @@ def gradients(
     for batch in batches:
         with cast:
             outcome = method(batch)
-        scaler.scale(outcome.total / accumulate).backward()
+        scaler.scale(sharding.total(method, outcome) / accumulate).backward()
         outcomes.append(outcome)
     distributed.average_gradients(optimizer.parameters)
     scaler.unscale_(optimizer.inner)

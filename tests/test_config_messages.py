@@ -920,7 +920,7 @@ CASES = [
         """
         mine.gin:2: not a gin binding: augmenters.Crop.scale = (0.2, 0.8
           a bracket is opened and not closed
-        mine.gin:3: train.batch_sise: train has no parameter 'batch_sise'; did you mean 'batch_size'?; it has: method, data, augmenter, optimizer, batch_size, n_epochs, n_steps, accumulate, seed, device, precision, n_workers, log_every, save_every, keep, keep_every, keep_best, evaluations, evaluate_every, pictures, patience_s
+        mine.gin:3: train.batch_sise: train has no parameter 'batch_sise'; did you mean 'batch_size'?; it has: method, data, augmenter, optimizer, batch_size, n_epochs, n_steps, accumulate, seed, device, precision, n_workers, log_every, save_every, keep, keep_every, keep_best, evaluations, evaluate_every, pictures, shard, compile, patience_s
         """,
     ),
     Case(
@@ -1076,7 +1076,7 @@ CASES = [
         "command line unknown",
         "",
         """
-        --set: train.batch_sise: train has no parameter 'batch_sise'; did you mean 'batch_size'?; it has: method, data, augmenter, optimizer, batch_size, n_epochs, n_steps, accumulate, seed, device, precision, n_workers, log_every, save_every, keep, keep_every, keep_best, evaluations, evaluate_every, pictures, patience_s
+        --set: train.batch_sise: train has no parameter 'batch_sise'; did you mean 'batch_size'?; it has: method, data, augmenter, optimizer, batch_size, n_epochs, n_steps, accumulate, seed, device, precision, n_workers, log_every, save_every, keep, keep_every, keep_best, evaluations, evaluate_every, pictures, shard, compile, patience_s
         """,
         given=("train.batch_sise = 3",),
     ),
