@@ -64,6 +64,8 @@ _RESOURCES = {  # option: type, what it is; all can be bound as well, as `Slurm.
 
 def _of_slurm(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `--slurm`."""
+    trust = "Let gin files bring Slurm.setup and Slurm.options, which a shell runs."
+    command = click.option("--trust-files", is_flag=True, help=trust)(command)
     command = click.option("--setup", multiple=True, help="A shell line before Python starts.")(command)
     for name, (kind, said) in reversed(_RESOURCES.items()):
         command = click.option(name, type=kind, help=said)(command)
@@ -217,6 +219,7 @@ def launch(
     axes: tuple[str, ...],
     processes: int | None,
     slurm: bool,
+    trust_files: bool,
     **resources: object,
 ) -> None:
     """Train a method. The same command on the same directory goes on where the run stopped."""
@@ -234,7 +237,7 @@ def launch(
     if slurm:
         from sslkit.commands.submit import submit
 
-        submit(asked, list(axes), dry_run)
+        submit(asked, list(axes), dry_run, trust_files)
     elif dry_run and axes:
         raise ConfigError("--dry-run looks at one run: leave --sweep out")
     elif dry_run:

@@ -224,10 +224,8 @@ def train(
         saver.wait()
         prune(n_steps)
     if pictures:
-        shown = sharding.unsharded(method)
-        if is_main:
-            with compilation.off():
-                gallery.draw(run_dir, shown, data, augmenter)
+        with compilation.off():
+            distributed.on_main(partial(gallery.draw, run_dir, sharding.unsharded(method), data, augmenter))
     return results.last
 
 

@@ -10,11 +10,13 @@ import json
 import os
 import re
 import signal
+import subprocess
 from dataclasses import dataclass
 
 import pytest
 
 from sslkit import checkpoint, status
+from sslkit.launch import processes
 from tests.test_launch import same
 from tests.watched import done, launch, ranks_of, small, start, torchrun, until_gone, until_it_steps
 
@@ -151,3 +153,11 @@ def test_a_wrong_configuration_is_told_once_and_not_by_every_rank(tmp_path):
     assert refused.stderr.count("did you mean 'momentum'?") == 1
     assert "Traceback" not in refused.stderr
     assert not list(tmp_path.glob("run/*.gin"))
+
+
+def test_a_rank_that_hangs_when_another_has_finished_is_ended(monkeypatch):
+    monkeypatch.setattr(processes, "LAST_S", 0.5)
+    group = processes._Group([subprocess.Popen(["true"]), subprocess.Popen(["sleep", "60"])])
+    assert group.wait() == 1
+    assert group.hung == 1
+    assert [process.returncode for process in group.ranks] == [0, -signal.SIGKILL]

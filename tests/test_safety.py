@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 from PIL import EpsImagePlugin, Image
 
-from sslkit import checkpoint, config, preflight, provenance
+from sslkit import checkpoint, config, log, preflight, provenance, status
 from sslkit.backbones import Timm, weights
 from sslkit.cli import main
 from sslkit.commands import sweep
@@ -26,6 +26,8 @@ from sslkit.datasets import ImageFolder, Segmentation
 from sslkit.datasets.image_folder import UnreadableImagesError, read_rgb
 from sslkit.errors import CheckpointError, ConfigError
 from sslkit.heads import Projector
+from sslkit.launch.job import alone_in
+from sslkit.launch.options import Asked, on_images
 from sslkit.links import refuse_links
 from sslkit.memories.history import History
 from sslkit.monitors import pictures, style
@@ -115,6 +117,24 @@ def test_no_command_executes_what_a_checkpoint_holds(command, hostile_run, marke
     assert code == 1 and "can be read" in said
     assert not marker.exists()
     assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02.", b"\x80\x02N0.", b"a", b"", b"\x80\x02}q\x00h\x05s.", b"(lp0\n."])
+def test_a_pickle_that_is_wrong_in_any_way_is_passed_over(content, tmp_path, caplog):
+    checkpoint.save(tmp_path, 3, {"n": 1})
+    (tmp_path / "checkpoints" / "step_00000012.pt").write_bytes(content)
+    assert checkpoint.latest(tmp_path)[0] == 3
+    with pytest.raises(CheckpointError, match=r"step_00000012.pt cannot be read"):
+        checkpoint.of_step(tmp_path, 12)
+
+
+def test_nobody_is_told_to_run_what_a_checkpoint_holds(hostile_run, caplog):
+    run_dir = hostile_run(torch.save)
+    with pytest.raises(CheckpointError):
+        checkpoint.latest(run_dir)
+    with pytest.raises(CheckpointError, match="holds more than tensors and plain values") as said:
+        checkpoint.of_step(run_dir, 12)
+    assert "weights_only" not in caplog.text + str(said.value)
 
 
 @pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
@@ -386,6 +406,21 @@ def test_a_swept_value_makes_no_way_out_of_the_sweep(value, tmp_path):
         assert (tmp_path / point.folder).resolve().parent == tmp_path
 
 
+@pytest.mark.parametrize("file", ["...gin", "..gin", "a/...gin"])
+def test_the_name_of_a_gin_file_makes_no_way_out_of_runs(file, tmp_path):
+    asked = Asked([file], [], None, None, [])
+    with pytest.raises(ConfigError, match="has no name that a run could have: give --out"):
+        _ = asked.run_dir
+
+
+def test_the_name_of_a_folder_of_data_makes_no_binding(tmp_path):
+    folder = tmp_path / "a\ntrain.n_steps = 7"
+    folder.mkdir()
+    added = on_images(folder, [])
+    assert not any("\n" in binding for binding in added)
+    assert config.load(["gin/cribo.gin"], added).argument("train", "n_steps").value != 7
+
+
 @pytest.mark.parametrize("name", ["../Evil", "/tmp/Evil", "Evil/../../X", "Evil\n", "Evil;x", "..", "$(x)"])
 def test_a_new_component_has_the_name_of_a_class_and_lies_where_it_is_asked_for(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -473,6 +508,59 @@ def test_strange_names_of_curves_are_drawn_as_they_are(tmp_path):
     assert Image.open(tmp_path / "curves.png").format == "PNG"
 
 
+def test_a_log_and_a_status_do_not_talk_to_the_terminal(tmp_path):
+    (tmp_path / "log.txt").write_text(f"{OBEYED}\n")
+    (tmp_path / "status.json").write_text(json.dumps({"state": "failed", "message": OBEYED, "n_steps": OBEYED}))
+    for command in ("runs", "logs"):
+        said, code = run(command, tmp_path)
+        assert code == 0 and r"\x1b[31mred" in said and not is_obeyed(said)
+
+
+def test_a_folder_named_to_talk_to_the_terminal_does_not(tmp_path):
+    said, code = run("logs", tmp_path / OBEYED)
+    assert code == 2 and r"\x1b[31mred" in said and not is_obeyed(said)
+
+
+STRANGE_STATUS = {"state": "running", "images_per_s": [], "left_s": "x", "time": {}, "step": None, "n_steps": {}}
+
+
+@pytest.mark.parametrize("job", [[], {"job": 3}, {"job": "-u root"}, {"job": "3; touch x"}, {"job": {"a": 1}}])
+def test_a_strange_status_and_a_strange_job_are_shown(job, tmp_path):
+    (tmp_path / "status.json").write_text(json.dumps(STRANGE_STATUS))
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "job.json").write_text(json.dumps(job))
+    assert status.job_of(tmp_path) is None
+    assert run("runs", tmp_path)[1] == 0
+
+
+# what is waited for
+
+
+@pytest.mark.parametrize(
+    "pipe", ["status.json", "log.txt", "slurm/job.json", ".lock", "evaluations.json", "metrics.jsonl"]
+)
+def test_no_pipe_in_a_run_directory_is_waited_for(pipe, tmp_path):
+    (tmp_path / "operative.gin").write_text("")
+    (tmp_path / "slurm").mkdir()
+    os.mkfifo(tmp_path / pipe)
+    assert run("runs", tmp_path)[1] == 0
+    assert log.read(tmp_path / "metrics.jsonl") == []
+    run("logs", tmp_path)
+
+
+def test_a_pipe_among_the_checkpoints_is_none(tmp_path):
+    checkpoint.save(tmp_path, 3, {"n": 1})
+    os.mkfifo(tmp_path / "checkpoints" / "step_00000012.pt")
+    assert checkpoint.steps(tmp_path) == [3]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_lock_that_is_no_plain_file_is_refused(make, tmp_path):
+    make(tmp_path / ".lock")
+    with pytest.raises(ConfigError, match=r"cannot be used: .*\.lock"), alone_in(tmp_path):
+        pass
+
+
 # what is written
 
 
@@ -498,6 +586,8 @@ LINKS = {  # of a run directory, to the victim's folder or its file
     "metrics.partial": "step_00000001.pt",
     "results.json": "gone",
     "a/b/c/d": "",
+    ".lock": "step_00000001.pt",
+    "slurm": "",
 }
 
 

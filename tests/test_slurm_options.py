@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,33 @@ def test_a_wrong_binding_is_named_by_file_and_line_by_whoever_reads_the_file(lin
 def test_what_does_not_fit_together_is_named_by_file_and_line(line, tmp_path):
     file = tmp_path / "mine.gin"
     file.write_text(f"include 'gin/cribo.gin'\n{line}\n")
-    asked = Submission([tmp_path], [config.load([str(file)])], tmp_path / "slurm", [], tmp_path, [])
+    asked = Submission([tmp_path], [config.load([str(file)])], tmp_path / "slurm", [], tmp_path, [], trusts_files=True)
     with pytest.raises(ConfigError, match=rf"{file}:2: {re.escape(line)}"):
         _ = asked.resources
+
+
+@pytest.mark.parametrize("line", ["Slurm.setup = ['touch x']", "Slurm.options = {'reservation': 'r'}"])
+def test_lines_for_a_shell_are_typed_or_trusted(line, tmp_path):
+    file = tmp_path / "theirs.gin"
+    file.write_text(f"include 'gin/cribo.gin'\n{line}\n")
+    theirs = Submission([tmp_path], [config.load([str(file)])], tmp_path / "slurm", [], tmp_path, [])
+    with pytest.raises(ConfigError, match=rf"{file}:2: {re.escape(line)} becomes lines .* only with --trust-files"):
+        _ = theirs.resources
+    assert replace(theirs, trusts_files=True).resources == submission(tmp_path, line).resources != Slurm()
+
+
+@pytest.mark.parametrize("name", ["partition", "account", "qos", "constraint"])
+def test_a_value_with_a_line_end_is_refused(name):
+    with pytest.raises(ValueError, match="has a character that cannot stand in a line for sbatch"):
+        Slurm(**{name: "a\ntouch x"})
+
+
+@pytest.mark.parametrize("options", [{"output": "/x"}, {"export-file": "/x"}, {"wrap": "x"}, {"a\nb": 1}, {"a b": 1}])
+def test_an_option_that_writes_elsewhere_or_is_none_is_refused(options):
+    with pytest.raises(ValueError, match="is no option of sbatch, or one that the run sets"):
+        Slurm(options=options)
+    with pytest.raises(ValueError, match="cannot stand in a line"):
+        Slurm(options={"comment": "a\ntouch x"})
 
 
 def test_options_are_bindings_that_know_which_option_they_are_from():
@@ -147,7 +172,12 @@ def test_the_file_for_sbatch_has_what_was_asked_for(tmp_path):
     (snapshot,) = re.findall(r"^export PYTHONPATH=(\S+)\"", script, re.MULTILINE)
     assert snapshot.startswith(f"{run / 'code' / 'snapshot_'}")
     (srun,) = [line for line in lines if line.startswith("srun ")]
-    assert f" --cpus-per-task=3 --kill-on-bad-exit=1 {sys.executable} -m sslkit.launch.held " in srun
+    assert f" --cpus-per-task=3 --kill-on-bad-exit=1 --wait=300 {sys.executable} -m sslkit.launch.held " in srun
+
+
+@needs_srun
+def test_the_name_of_a_run_makes_no_line_of_its_own(tmp_path):
+    assert directives(submission(tmp_path / "a b\ntouch x").script)["job-name"] == "a-b-touch-x"
 
 
 @needs_srun

@@ -57,6 +57,23 @@ def test_code_is_copied_once_and_named_by_its_content(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [taken.name]
 
 
+@pytest.mark.parametrize("file", ["sslkit/cli.py", "torch.py", "sslkit/more/json.py", "gin/.hidden"])
+def test_a_copy_that_is_not_what_its_name_says_is_refused(file, tmp_path):
+    planted = snapshot.take(tmp_path) / file
+    planted.parent.mkdir(exist_ok=True)
+    planted.write_text("raise SystemExit('planted')")
+    with pytest.raises(ConfigError, match=r"snapshot_\w+ is not the code that was copied there"):
+        snapshot.take(tmp_path)
+
+
+def test_what_python_compiled_in_a_copy_is_made_anew(tmp_path):
+    compiled = snapshot.take(tmp_path) / "sslkit" / "__pycache__"
+    compiled.mkdir()
+    (compiled / "cli.cpython-311.pyc").write_bytes(b"planted")
+    snapshot.take(tmp_path)
+    assert not compiled.exists()
+
+
 def test_a_copy_that_was_cut_short_is_made_anew(tmp_path):
     torn = tmp_path / f"{snapshot.path(tmp_path).name}.partial"
     (torn / "sslkit").mkdir(parents=True)

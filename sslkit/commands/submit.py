@@ -10,7 +10,7 @@ from sslkit.launch.options import Asked
 from sslkit.launch.submission import Submission, one
 
 
-def submit(asked: Asked, axes: list[str], dry_run: bool) -> None:
+def submit(asked: Asked, axes: list[str], dry_run: bool, trusts_files: bool) -> None:
     """Submit a run, or a sweep as an array; with `dry_run` only show the file that sbatch would get.
 
     Raises:
@@ -18,7 +18,7 @@ def submit(asked: Asked, axes: list[str], dry_run: bool) -> None:
         SlurmError: Slurm does not take it.
     """
     cluster.refuse_none()
-    submission = _sweep(asked, axes) if axes else one(asked.files, asked.bindings, asked.run_dir, asked.command)
+    submission = _sweep(asked, axes, trusts_files) if axes else one(asked, trusts_files)
     if not submission.run_dirs:
         click.echo("every point is finished")
         return
@@ -36,7 +36,7 @@ def submit(asked: Asked, axes: list[str], dry_run: bool) -> None:
     click.echo(f"follow with: sslkit runs {where}    sslkit logs {submission.run_dirs[0]}    sslkit cancel {where}")
 
 
-def _sweep(asked: Asked, axes: list[str]) -> Submission:
+def _sweep(asked: Asked, axes: list[str], trusts_files: bool) -> Submission:
     """The points that are not finished yet."""
     out = asked.run_dir
     open_ = [
@@ -51,4 +51,5 @@ def _sweep(asked: Asked, axes: list[str]) -> Submission:
         axes,
         out,
         asked.command,
+        trusts_files,
     )

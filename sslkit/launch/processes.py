@@ -19,6 +19,7 @@ import click
 from sslkit import interruption, rendezvous
 
 GRACE_S = 15.0  # for the other ranks to end by themselves once one has failed
+LAST_S = 300.0  # the same once one has finished: they have nothing more to say to one another, so nobody misses one
 _PR_SET_PDEATHSIG = 1
 
 
@@ -28,11 +29,16 @@ def run(words: Sequence[str], n: int, run_dir: Path) -> int:
     Signals are handed on to all ranks, which save and stop. When one fails, the others end with it: by themselves as
     soon as they miss it, or killed after a while. Killed itself, this process takes the ranks with it.
     """
-    group = _Group(words, n)
+    group = _Group(_started(words, n))
     with _handed_on(group.hand_on):
         failed = group.wait()
     if failed is None:
         return 0
+    if group.hung is not None:
+        click.echo(
+            f"error: rank {group.hung} hung for {LAST_S:.0f} s after another had finished, and was killed", err=True
+        )
+        return 1
     code = group.ranks[failed].returncode
     if code < 0 and code not in (-signal.SIGINT, -signal.SIGTERM):
         click.echo(
@@ -63,27 +69,32 @@ def _handed_on(to: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _started(words: Sequence[str], n: int) -> list[subprocess.Popen[bytes]]:
+    meeting = uuid.uuid4().hex
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, _processors() // n))}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "sslkit", "launch", *words],
+            env={
+                **os.environ,
+                **threads,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(n),
+                "LOCAL_WORLD_SIZE": str(n),
+                rendezvous.MEETING: meeting,
+            },
+            preexec_fn=_leave_with_parent,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+        )
+        for rank in range(n)
+    ]
+
+
 class _Group:
-    def __init__(self, words: Sequence[str], n: int):
-        meeting = uuid.uuid4().hex
-        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, _processors() // n))}
-        self.ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "sslkit", "launch", *words],
-                env={
-                    **os.environ,
-                    **threads,
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(n),
-                    "LOCAL_WORLD_SIZE": str(n),
-                    rendezvous.MEETING: meeting,
-                },
-                preexec_fn=_leave_with_parent,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
-            )
-            for rank in range(n)
-        ]
+    def __init__(self, ranks: Sequence[subprocess.Popen[bytes]]):
+        self.ranks = ranks
+        self.hung: int | None = None
 
     def hand_on(self, number: int, frame: FrameType | None) -> None:
         for process in self.ranks:
@@ -97,11 +108,15 @@ class _Group:
             time.sleep(0.05)
             if failed is None:
                 failed = self._failed()
-                until = time.monotonic() + GRACE_S if failed is not None else until
-            elif time.monotonic() > until:
-                for process in self.ranks:
-                    if process.poll() is None:
-                        process.kill()
+                if failed is not None:
+                    until = time.monotonic() + GRACE_S
+                elif until == float("inf") and any(process.poll() == 0 for process in self.ranks):
+                    until = time.monotonic() + LAST_S
+            if time.monotonic() > until:
+                running = [rank for rank, process in enumerate(self.ranks) if process.poll() is None]
+                self.hung = running[0] if running and failed is None else self.hung
+                for rank in running:
+                    self.ranks[rank].kill()
         return failed if failed is not None else self._failed()
 
     def _failed(self) -> int | None:

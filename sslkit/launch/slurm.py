@@ -29,7 +29,7 @@ _PARAMETERS = (
     "setup",
     "options",
 )
-TYPED_ALONE = ("setup", "options")  # become lines of a shell, so no file brings them along
+FOR_SHELL = ("setup", "options")  # become lines of a shell, which not every file may bring along
 _OURS = {
     "array",
     "chdir",
@@ -63,8 +63,8 @@ class Slurm:
         signal_s: seconds before the end of that time at which the run is asked to save; longer than a step and a
             checkpoint take.
         array_limit: jobs of a sweep that run at the same time; all if left out.
-        setup: shell lines before Python starts, such as `"module load cuda"`; typed, not bound in a file.
-        options: further options of sbatch by their long names, such as `{"reservation": "mine"}`; typed as well.
+        setup: shell lines before Python starts, such as `"module load cuda"`.
+        options: further options of sbatch by their long names, such as `{"reservation": "mine"}`.
     """
 
     nodes: Count = 1
@@ -136,7 +136,7 @@ class Slurm:
             "array_parallelism": self.array_limit,
             "setup": setup,
             "stderr_to_stdout": True,
-            "srun_args": [f"--cpus-per-task={self.cpus}", "--kill-on-bad-exit=1"],
+            "srun_args": [f"--cpus-per-task={self.cpus}", "--kill-on-bad-exit=1", "--wait=300"],
             "additional_parameters": {"requeue": True, **(self.options or {})},
         }
         return {key: value for key, value in asked.items() if value is not None}

@@ -19,7 +19,8 @@ from sslkit.errors import ConfigError
 from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.on_slurm import SlurmJob
-from sslkit.launch.slurm import PYTHON, TYPED_ALONE, Slurm
+from sslkit.launch.options import Asked
+from sslkit.launch.slurm import FOR_SHELL, PYTHON, Slurm
 from sslkit.links import refuse_links
 from sslkit.loader import steps_per_epoch
 from sslkit.registry import did_you_mean
@@ -40,6 +41,7 @@ class Submission:
         axes: of the sweep.
         sweep_dir: where its table goes.
         command: what the user typed.
+        trusts_files: gin files may bring lines for the job's shell.
     """
 
     run_dirs: Sequence[Path]
@@ -48,6 +50,7 @@ class Submission:
     axes: Sequence[str]
     sweep_dir: Path
     command: Sequence[str]
+    trusts_files: bool = False
 
     @property
     def resources(self) -> Slurm:
@@ -59,12 +62,12 @@ class Submission:
         settings = self.settings[0]
         if not settings.has("Slurm"):
             return Slurm()
-        for name in TYPED_ALONE:
+        for name in () if self.trusts_files else FOR_SHELL:
             origin = settings.argument("Slurm", name).origin
             if origin is not None and not origin.is_given:
                 raise ConfigError(
-                    f"{origin.place}: Slurm.{name} = {origin.value!r} would become lines of the job's shell, so no "
-                    f"file brings it along: type it, as --set 'Slurm.{name} = {origin.value!r}'"
+                    f"{origin.place}: Slurm.{name} = {origin.value!r} becomes lines of the job's shell, which a file "
+                    f"brings along only with --trust-files; or type them: --setup LINE, --set 'Slurm.{name} = ...'"
                 )
         try:
             return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
@@ -214,10 +217,11 @@ def _file_system(folder: Path) -> str:
     return max(inside)[1] if inside else ""
 
 
-def one(files_: list[str], bindings: list[str], run_dir: Path, command: Sequence[str]) -> Submission:
+def one(asked: Asked, trusts_files: bool) -> Submission:
     """The submission of a single run.
 
     Raises:
         ConfigError: its configuration is wrong.
     """
-    return Submission([run_dir], [ready(files_, bindings)], run_dir / "slurm", [], run_dir, command)
+    out, settings = asked.run_dir, ready(asked.files, asked.bindings)
+    return Submission([out], [settings], out / "slurm", [], out, asked.command, trusts_files)
