@@ -252,7 +252,8 @@ def launch(
         from sslkit.launch import processes as ranks
 
         run_dir = asked.run_dir
-        sys.exit(ranks.run(options.without(_behind_launch(), "--processes"), processes, run_dir))
+        words = ["launch", *options.without(_behind_launch(), "--processes")]
+        sys.exit(ranks.run([*_before_launch(), *words], processes, run_dir))
     else:
         asked.run()
 
@@ -304,9 +305,15 @@ def cancel(run: Path) -> None:
         click.echo(line)
 
 
+def _before_launch() -> list[str]:
+    """`--traceback`, if it was typed."""
+    return ["--traceback"] if "--traceback" in sys.argv else []
+
+
 def _behind_launch() -> list[str]:
     """The words that were typed behind `launch`."""
-    return sys.argv[1:] if _typed()[0] == "python" else sys.argv[sys.argv.index("launch") + 1 :]
+    behind = sys.argv[1:] if _typed()[0] == "python" else sys.argv[sys.argv.index("launch") + 1 :]
+    return [word for word in behind if word != "--traceback"]
 
 
 @main.command(short_help="Evaluate the backbone of a run by a protocol.")

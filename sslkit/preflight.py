@@ -20,6 +20,7 @@ from sslkit.config.problem import Problem
 from sslkit.config.syntax import Binding, walk
 from sslkit.config.tree import Argument, Missing, Node
 from sslkit.errors import ConfigError
+from sslkit.launch.slurm import Slurm
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
 from sslkit.parameters import Within, asks_for_folder, range_of
@@ -73,7 +74,7 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     built = {name: _built(train, name, builder) for name in ("augmenter", "data", "evaluations", "optimizer")}
     with torch.device("meta"):
         method = _built(train, "method", builder)
-    problems = [*_heads(settings, train), *_searches(train)]
+    problems = [*_resources(settings), *_heads(settings, train), *_searches(train)]
     problems += _unused(train, method) if method is not None else []
     problems += _centerings(train, method) if method is not None else []
     problems += [*_device(train), *_best(train)]
@@ -97,6 +98,16 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
         for name, protocol in (built["evaluations"] or {}).items():
             problems += _evaluation(train, name, protocol, method)
     return problems
+
+
+def _resources(settings: Config) -> list[Problem]:
+    """What is asked of Slurm, and does not fit together."""
+    if settings.has("Slurm"):
+        try:
+            Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
+        except ValueError as error:
+            return [_speaking_of(settings, error)]
+    return []
 
 
 def _room(settings: Config, method: Method, data: Sized | None) -> list[Problem]:

@@ -103,9 +103,8 @@ def test_a_wrong_binding_is_named_by_file_and_line_by_whoever_reads_the_file(lin
 def test_what_does_not_fit_together_is_named_by_file_and_line(line, tmp_path):
     file = tmp_path / "mine.gin"
     file.write_text(f"include 'gin/cribo.gin'\n{line}\n")
-    asked = Submission([tmp_path], [config.load([str(file)])], tmp_path / "slurm", [], tmp_path, [], trusts_files=True)
     with pytest.raises(ConfigError, match=rf"{file}:2: {re.escape(line)}"):
-        _ = asked.resources
+        ready([str(file)], [])
 
 
 @pytest.mark.parametrize("line", ["Slurm.setup = ['touch x']", "Slurm.options = {'reservation': 'r'}"])

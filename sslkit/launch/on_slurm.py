@@ -12,6 +12,7 @@ from sslkit import checkpoint, distributed, files, rendezvous
 from sslkit.errors import Interrupted, SlurmError
 from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import Job
+from sslkit.status import Status
 
 IDLE_STARTS = 5  # one after the other without a step, after which a job is not queued again
 
@@ -64,18 +65,26 @@ class SlurmJob(Job):
         n_idle = before.get("n", 0) + 1 if before.get("step") == stop.step else 0
         files.put_json(note, {"step": stop.step, "n": n_idle})
         if n_idle >= IDLE_STARTS:
-            raise SlurmError(
+            raise _stopped(
+                run_dir,
                 f"not queued again: the last {n_idle} starts of this job came to no step beyond {stop.step}; give it "
-                f"more time (Slurm.time) or an earlier signal (Slurm.signal_s)"
+                f"more time (Slurm.time) or an earlier signal (Slurm.signal_s)",
             )
         try:
             cluster.requeue(this_job())
         except SlurmError as error:
             newest = checkpoint.steps(run_dir)[-1:]
-            raise SlurmError(
+            raise _stopped(
+                run_dir,
                 f"step {newest} is saved, but the job could not be queued again ({error}); submit it once more with "
-                f"the same command"
+                f"the same command",
             ) from error
+
+
+def _stopped(run_dir: Path, why: str) -> SlurmError:
+    """The error of a run that is not queued again; its status, which says `requeued` before that, says why."""
+    Status(run_dir).change("stopped", message=why)
+    return SlurmError(why)
 
 
 def this_job() -> str:

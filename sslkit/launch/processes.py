@@ -24,10 +24,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run(words: Sequence[str], n: int, run_dir: Path) -> int:
-    """Run `sslkit launch` with these words on `n` ranks; the exit code of the one that failed first comes back, else 0.
+    """Run `sslkit` with these words on `n` ranks; the exit code of the one that failed first comes back, else 0.
 
-    Signals are handed on to all ranks, which save and stop. When one fails, the others end with it: by themselves as
-    soon as they miss it, or killed after a while. Killed itself, this process takes the ranks with it.
+    Signals are handed on to all ranks, which save and stop; a second Ctrl-C ends them. When one fails, the others end
+    with it: by themselves as soon as they miss it, or killed after a while. Killed itself, this process takes the ranks
+    with it.
     """
     group = _Group(_started(words, n))
     with _handed_on(group.hand_on):
@@ -40,6 +41,8 @@ def run(words: Sequence[str], n: int, run_dir: Path) -> int:
         )
         return 1
     code = group.ranks[failed].returncode
+    if group.interrupts > 1:
+        return 128 + signal.SIGINT
     if code < 0 and code not in (-signal.SIGINT, -signal.SIGTERM):
         click.echo(
             f"error: rank {failed} was killed by {signal.Signals(-code).name}"
@@ -74,7 +77,7 @@ def _started(words: Sequence[str], n: int) -> list[subprocess.Popen[bytes]]:
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, _processors() // n))}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "sslkit", "launch", *words],
+            [sys.executable, "-m", "sslkit", *words],
             env={
                 **os.environ,
                 **threads,
@@ -95,8 +98,12 @@ class _Group:
     def __init__(self, ranks: Sequence[subprocess.Popen[bytes]]):
         self.ranks = ranks
         self.hung: int | None = None
+        self.interrupts = 0
 
     def hand_on(self, number: int, frame: FrameType | None) -> None:
+        self.interrupts += number == signal.SIGINT
+        if self.interrupts > 1:  # ranks that wait for one another in an exchange would not hear it
+            number = signal.SIGKILL
         for process in self.ranks:
             if process.poll() is None:
                 process.send_signal(number)

@@ -57,7 +57,7 @@ class Submission:
         """What is asked of Slurm; all runs of a sweep ask for the same.
 
         Raises:
-            ConfigError: it does not fit together.
+            ConfigError: a file asks for what a shell would run.
         """
         settings = self.settings[0]
         if not settings.has("Slurm"):
@@ -69,10 +69,7 @@ class Submission:
                     f"{origin.place}: Slurm.{name} = {origin.value!r} becomes lines of the job's shell, which a file "
                     f"brings along only with --trust-files; or type them: --setup LINE, --set 'Slurm.{name} = ...'"
                 )
-        try:
-            return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
-        except ValueError as error:
-            raise ConfigError(f"{error}{settings.places(str(error))}") from error
+        return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
 
     @property
     def script(self) -> str:
