@@ -30,6 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--reference", metavar="DIR", help="folder of the reference arrays (default: the ini setting)")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that share what is made once for their file go to one process, or each of several would make it."""
+    made = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
+    if item.get_closest_marker("xdist_group") is None and any(found[-1].scope == "module" for found in made):
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 def command(*words: str, bindings: tuple[str, ...] = ()) -> list[str]:
     """A command line of sslkit with bindings."""
     given = [word for binding in bindings for word in ("--set", binding)]
