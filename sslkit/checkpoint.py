@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pickle
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from sslkit.errors import CheckpointError
 
 log = logging.getLogger("sslkit")
 FORMAT = 2  # counted up when the layout of a state changes; `_UPGRADES` then knows how the one before is read
+LAG_S = 90.0  # longer than a file system of a network remembers what was in a folder
 _NAME = re.compile(r"step_(\d{8,})(?:-([0-9a-f]{16}))?\.pt")  # without a digest: of the first format
 
 
@@ -112,6 +114,13 @@ def of_step(run_dir: Path, step: int) -> dict[str, Any]:
         raise
     except Exception as error:
         raise CheckpointError(f"{known[step]} cannot be read: {_why(error)}") from error
+
+
+def wait_for(run_dir: Path, step: int) -> None:
+    """Until this machine sees the checkpoint that another one has found, or for a while: shared folders lag."""
+    until = time.monotonic() + LAG_S
+    while step not in paths(run_dir) and time.monotonic() < until:
+        time.sleep(1)
 
 
 def _why(error: Exception) -> str:

@@ -158,6 +158,36 @@ def on_main(call: Callable[[], T]) -> T | None:
     return found
 
 
+def together(call: Callable[[], T]) -> T:
+    """What every rank finds for itself; if one of them cannot, none goes on.
+
+    Raises:
+        Exception: what this rank raised; `Refused` where only others did.
+    """
+    if not is_on():
+        return call()
+    found, error = None, None
+    try:
+        found = call()
+    except Exception as raised:
+        error = raised
+    codes: list[Any] = [None] * world_size()
+    dist.all_gather_object(codes, 0 if error is None else 2 if isinstance(error, ConfigError) else 1, _usual_group())
+    if error is not None:
+        raise error
+    if any(codes):
+        raise Refused(max(codes))
+    return found  # type: ignore[return-value]  # as it raised nothing
+
+
+def of_main(value: T) -> T:
+    """A plain value as rank 0 has it."""
+    said = [value]
+    if is_on():
+        dist.broadcast_object_list(said, group=_usual_group())
+    return said[0]
+
+
 def stop() -> None:
     """Leave the group, if there is one."""
     if is_on():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,6 +18,29 @@ class Asked:
 
     def __init__(self) -> None:
         self.signals: list[signal.Signals] = []
+        self._gives_up = False  # what is done now is left at once
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        again = number == signal.SIGINT and signal.SIGINT in self.signals
+        self.signals.append(signal.Signals(number))
+        if again:
+            raise KeyboardInterrupt
+        if self._gives_up:
+            self._gives_up = False
+            raise _GivenUp
+
+    def unless_asked(self, call: Callable[[], None]) -> None:
+        """Do what may be done again later: not at all after a signal, and no further when one comes."""
+        try:
+            self._gives_up = True
+            try:
+                if not self.signals:
+                    call()
+            finally:
+                self._gives_up = False
+        except _GivenUp:
+            pass
 
     @property
     def to_stop(self) -> bool:
@@ -28,30 +51,33 @@ class Asked:
         return REQUEUE in self.signals
 
 
+class _GivenUp(BaseException):
+    pass
+
+
+_now: list[Asked] = []  # of the run that this process is about
+
+
 @contextmanager
 def watched() -> Iterator[Asked]:
     """What signals ask of this process while it is in here; outside, they do what they did before.
 
     A second SIGINT ends the process at once, as a user expects of Ctrl-C. Outside of the main thread nothing can be
-    caught, and nothing is.
+    caught, and nothing is. Within another one it is the same as that.
     """
     asked = Asked()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
+    if _now or threading.current_thread() is not threading.main_thread():
+        yield _now[0] if _now else asked
         return
     before = {number: signal.getsignal(number) for number in (*STOP, REQUEUE)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and signal.SIGINT in asked.signals:
-            raise KeyboardInterrupt
-        asked.signals.append(signal.Signals(number))
-
+    _now.append(asked)
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, asked.note)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # whoever started us may have held them back until now
     try:
         yield asked
     finally:
+        _now.clear()
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 

@@ -211,10 +211,5 @@ def _as_a_worker(number: int) -> None:
 def usual_workers() -> int:
     """One loader process for each processor that this rank may use but one, 8 at most."""
     given = os.environ.get("SLURM_CPUS_PER_TASK") if "SLURM_STEP_ID" in os.environ else None
-    own = min(int(given), processors()) if given else processors() // rendezvous.here().local_size
+    own = min(int(given), rendezvous.processors()) if given else rendezvous.processors() // rendezvous.here().local_size
     return max(1, min(8, own - 1))
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

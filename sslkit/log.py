@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from sslkit import files
 from sslkit.status import Status, spell
 
 
@@ -44,9 +45,7 @@ class Log:
             return
         self.path = run_dir / "metrics.jsonl"
         kept = [json.dumps(r) + "\n" for r in read(self.path) if first > 0 and r["step"] <= first]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, self.path)
+        files.put_text(self.path, "".join(kept))
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first + 1)
         self.bar = tqdm(total=n_steps, initial=first, unit="step") if sys.stderr.isatty() else None
@@ -117,6 +116,15 @@ class Log:
         if self.is_main:
             self.text.write(text)
             tqdm.write(text) if self.bar is not None else print(text, flush=True)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No step is taken while this lasts; rank 0 asks."""
+        self.status.change("evaluating")
+        try:
+            yield
+        finally:
+            self.status.change("running")
 
     def _left(self, step: int) -> float:
         return (time.monotonic() - self.began) / max(1, step - self.first) * (self.n_steps - step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sslkit import distributed
 from sslkit.augmenters import Augmenter
 from sslkit.errors import ConfigError
 from sslkit.loader import steps_per_epoch
@@ -37,14 +36,21 @@ class Plan:
 
 
 def plan(
-    method: Method, n_images: int, *, batch_size: int, accumulate: int, n_epochs: int | None, n_steps: int | None
+    method: Method,
+    n_images: int,
+    *,
+    batch_size: int,
+    accumulate: int,
+    n_epochs: int | None,
+    n_steps: int | None,
+    n_ranks: int,
 ) -> Plan:
-    """The length of a run.
+    """The length of a run on so many ranks.
 
     Raises:
         ConfigError: the data do not fill one step, or a term or an output layer would never be trained.
     """
-    step_size = batch_size * distributed.world_size() * accumulate
+    step_size = batch_size * n_ranks * accumulate
     per_epoch = steps_per_epoch(n_images, step_size)
     if (n_epochs is None) == (n_steps is None):
         raise ConfigError(f"n_epochs={n_epochs}, n_steps={n_steps}: give the length of the run in one of the two")

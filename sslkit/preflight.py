@@ -33,8 +33,8 @@ _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixe
 DRAWS = 8  # of masks that are compared
 
 
-def contradictions(settings: Config) -> list[Problem]:
-    """Everything about a configuration that does not fit together.
+def contradictions(settings: Config, n_ranks: int | None = 1) -> list[Problem]:
+    """Everything about a configuration that does not fit together, for a run on so many ranks; None: as for Slurm.
 
     Components of others are asked here, and may raise anything: what they say is a problem as well.
 
@@ -46,7 +46,7 @@ def contradictions(settings: Config) -> list[Problem]:
     missing = {problem.binding for problem in problems}
     for entry in settings.tree.entries.values():
         if entry.known.name == "train":
-            problems += _of_training(settings, entry, builder)
+            problems += _of_training(settings, entry, builder, n_ranks)
         else:
             builder.arguments(entry)
     return [*(problem for problem in builder.problems if problem.binding not in missing), *problems]
@@ -70,17 +70,20 @@ def _missing(folder: Path) -> Path | None:
         return folder
 
 
-def _of_training(settings: Config, train: Node, builder: Builder) -> list[Problem]:
+def _of_training(settings: Config, train: Node, builder: Builder, n_ranks: int | None) -> list[Problem]:
     built = {name: _built(train, name, builder) for name in ("augmenter", "data", "evaluations", "optimizer")}
     with torch.device("meta"):
         method = _built(train, "method", builder)
-    problems = [*_resources(settings), *_heads(settings, train), *_searches(train)]
+    asked = _resources(settings)
+    problems = [*(asked if isinstance(asked, list) else []), *_heads(settings, train), *_searches(train)]
     problems += _unused(train, method) if method is not None else []
     problems += _centerings(train, method) if method is not None else []
     problems += [*_device(train), *_best(train)]
     length = None
     if method is not None and built["data"] is not None:
-        length, found = _plan(settings, train, method, built["data"])
+        if n_ranks is None:
+            n_ranks = asked.n_ranks if isinstance(asked, Slurm) else 1
+        length, found = _plan(settings, train, method, built["data"], n_ranks)
         problems += found
     if method is not None and length is not None:
         problems += _untrained(settings, train, method, length)
@@ -100,14 +103,12 @@ def _of_training(settings: Config, train: Node, builder: Builder) -> list[Proble
     return problems
 
 
-def _resources(settings: Config) -> list[Problem]:
-    """What is asked of Slurm, and does not fit together."""
-    if settings.has("Slurm"):
-        try:
-            Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
-        except ValueError as error:
-            return [_speaking_of(settings, error)]
-    return []
+def _resources(settings: Config) -> list[Problem] | Slurm:
+    """What is asked of Slurm, or how it does not fit together."""
+    try:
+        return Slurm(**Builder().arguments(settings.tree.entries["Slurm"])) if settings.has("Slurm") else Slurm()
+    except ValueError as error:
+        return [_speaking_of(settings, error)]
 
 
 def _room(settings: Config, method: Method, data: Sized | None) -> list[Problem]:
@@ -224,14 +225,16 @@ def _optimizer(settings: Config, optimizer: Optimizer, method: Method) -> list[P
     return []
 
 
-def _plan(settings: Config, train: Node, method: Method, data: Sized) -> tuple[Plan | None, list[Problem]]:
+def _plan(
+    settings: Config, train: Node, method: Method, data: Sized, n_ranks: int
+) -> tuple[Plan | None, list[Problem]]:
     sizes = ("batch_size", "accumulate")
     asked = {name: train.arguments[name].value for name in (*sizes, "n_epochs", "n_steps")}
     if any(value is not None and not isinstance(value, int) for value in asked.values()):
         return None, []
     try:
         n_images = len(data)
-        return plan(method, n_images, **asked), []
+        return plan(method, n_images, **asked, n_ranks=n_ranks), []
     except OverflowError as error:
         return None, [_problem(train.arguments["data"], f"more images than can be counted: {error}")]
     except ConfigError as error:

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 
 import sslkit
-from sslkit import checkpoint, distributed, files, log
+from sslkit import checkpoint, files, log, rendezvous
 from sslkit.config import Config
 from sslkit.config.source import PACKAGE, search_path
 from sslkit.links import refuse_links
-from sslkit.loader import processors
 from sslkit.registry import everything
 
 SNAPSHOT = "snapshot.json"  # beside a copy of the code: what `code_state` said when it was taken
@@ -89,9 +88,9 @@ def environment() -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES} | _plugins(),
         "folder": os.getcwd(),
         "host": platform.node(),
-        "processors": processors(),
+        "processors": rendezvous.processors(),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "ranks": distributed.world_size(),
+        "ranks": rendezvous.here().size,
     }
 
 

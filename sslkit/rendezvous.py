@@ -77,6 +77,11 @@ def _tasks_here(environment: Mapping[str, str]) -> int:
     return counts[node] if node < len(counts) else counts[-1]
 
 
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def meet(place: Place, run_dir: Path) -> Store:
     """A store that all ranks have reached, once rank 0 has said where it listens.
 
@@ -90,8 +95,6 @@ def meet(place: Place, run_dir: Path) -> Store:
         host = socket.gethostname() if place.size > place.local_size else "127.0.0.1"
         store = TCPStore(host, 0, place.size, is_master=True, wait_for_workers=False, timeout=_patience())
         run_dir.mkdir(parents=True, exist_ok=True)
-        for old in run_dir.glob(".meeting_*.json"):
-            old.unlink(missing_ok=True)
         files.put_json(note, {"host": host, "port": store.port})
         return _with_all(store, place)
     until = time.monotonic() + WAIT_S
@@ -124,6 +127,12 @@ def met(place: Place, run_dir: Path) -> None:
     """All ranks are there: what rank 0 wrote is of no more use."""
     if place.rank == 0 and place.meeting:
         _note(place, run_dir).unlink(missing_ok=True)
+
+
+def forget_others(run_dir: Path) -> None:
+    """Drop what starts of this run wrote that ended before they met; whoever holds the run directory may."""
+    for old in run_dir.glob(".meeting_*.json"):
+        old.unlink(missing_ok=True)
 
 
 def _note(place: Place, run_dir: Path) -> Path:

@@ -42,15 +42,22 @@ class Resumable:
         }
 
     def restore(self, run_dir: Path) -> int:
-        """Put back the newest checkpoint; the steps done come back, 0 if there is none.
+        """Put back the newest checkpoint that rank 0 can read; the steps done come back, 0 if there is none.
 
         Raises:
-            CheckpointError: it is of a run with other images, another length, another method or number of ranks.
+            CheckpointError: it is of a run with other images, another length, another method or number of ranks, or
+                another rank cannot read it.
         """
-        found = checkpoint.latest(run_dir)
-        if found is None:
+        found = distributed.on_main(lambda: checkpoint.latest(run_dir))
+        step = distributed.of_main(found[0] if found is not None else None)
+        if step is None:
             return 0
-        step, state = found
+        return distributed.together(lambda: self._put_back(run_dir, step, found[1] if found is not None else None))
+
+    def _put_back(self, run_dir: Path, step: int, state: dict[str, Any] | None) -> int:
+        if state is None:
+            checkpoint.wait_for(run_dir, step)
+            state = checkpoint.of_step(run_dir, step)
         if state.get("identity") != self.identity:
             raise CheckpointError(
                 f"{run_dir} holds a run of {state.get('identity')}, which cannot go on as one of {self.identity}: "
@@ -61,6 +68,10 @@ class Resumable:
             inner = self.optimizer.inner
             inner.load_state_dict(sharding.spread(state["optimizer"], sharding.places(inner)))
             self.scaler.load_state_dict(state["scaler"])
+            if len(state["ranks"]) not in (0, distributed.world_size()):
+                raise ValueError(
+                    f"BatchNorm of {len(state['ranks'])} ranks, and now there are {distributed.world_size()}"
+                )
             if state["ranks"]:
                 self.method.load_state_dict(state["ranks"][distributed.rank()], strict=False)
         except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

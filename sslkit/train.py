@@ -37,6 +37,7 @@ from sslkit.schedules import Time
 from sslkit.types import Batch, Outcome
 
 log = logging.getLogger("sslkit")
+Ending = Literal["stop", "requeue", ""]
 
 
 @entry(
@@ -119,7 +120,15 @@ def train(
     """
     _refuse_out_of_range(locals())
     where = device_of(device)
-    length = plan(method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps)
+    length = plan(
+        method,
+        len(data),
+        batch_size=batch_size,
+        accumulate=accumulate,
+        n_epochs=n_epochs,
+        n_steps=n_steps,
+        n_ranks=distributed.world_size(),
+    )
     n_steps, per_epoch, step_size = length.n_steps, length.per_epoch, length.step_size
     refuse_untrained(method, length)
     refuse_sources(method, augmenter)
@@ -154,13 +163,26 @@ def train(
                 saver.save(done, state)
 
         def evaluate(done: int, backbone: Backbone) -> None:
+            if done in results.by_step:
+                return
             what = f"after {done} steps"
             if done == 0:
                 shown = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).global_views[0].pixels
                 backbone, what = with_statistics(backbone, shown.to(where)), "random backbone"
-            with compilation.off():
+            with compilation.off(), book.evaluating():
                 results.add(done, _evaluate(evaluations, backbone, where, book, done, what))
             _refuse_no_best(keep_best, results.last)
+
+        def evaluate_if_due(done: int) -> None:
+            """On rank 0; a signal that comes meanwhile leaves it to the next start, which finds it undone."""
+            if evaluations and is_due(done):
+                alone = partial(evaluate, done, sharding.unsharded(method.teacher.backbone))
+                distributed.on_main(partial(asked.unless_asked, alone))
+
+        def leave(done: int, how: str) -> None:
+            if how:
+                distributed.on_main(saver.wait)  # no rank may leave before: that would end the others
+                raise Interrupted(done, asked.signals, requeue=how == "requeue")
 
         def is_due(done: int) -> bool:
             return done in (0, n_steps) or (evaluate_every is not None and done % evaluate_every == 0)
@@ -176,9 +198,8 @@ def train(
             book.say(line)
         if first:
             book.say(f"going on from step {first} of {n_steps}")
-        if evaluations and is_due(first):
-            whole = sharding.unsharded(method).teacher.backbone
-            distributed.on_main(lambda: None if first in results.by_step else evaluate(first, whole))
+        evaluate_if_due(first)
+        leave(first, _asked_of_all(asked, where))
         sampler = Sampler(
             len(data),
             batch_size,
@@ -216,16 +237,16 @@ def train(
                 book.tick(done)
                 if is_last or is_due(done) or done % save_every == 0:
                     save(done)
-                if is_last:
-                    distributed.on_main(saver.wait)  # no rank may leave before: that would end the others
-                    raise Interrupted(done, asked.signals, requeue=is_last == "requeue")
+                leave(done, is_last)
+                evaluate_if_due(done)
                 if evaluations and is_due(done):
-                    distributed.on_main(partial(evaluate, done, sharding.unsharded(method).teacher.backbone))
+                    leave(done, _asked_of_all(asked, where))
         saver.wait()
-        prune(n_steps)
-    if pictures:
-        with compilation.off():
-            distributed.on_main(partial(gallery.draw, run_dir, sharding.unsharded(method), data, augmenter))
+        if is_main:
+            prune(n_steps)
+        if pictures:
+            with compilation.off():
+                distributed.on_main(partial(gallery.draw, run_dir, sharding.unsharded(method), data, augmenter))
     return results.last
 
 
@@ -328,7 +349,7 @@ def _agreed(
     step: int,
     run_dir: Path,
     method: Method,
-) -> Literal["stop", "requeue", ""]:
+) -> Ending:
     """Whether this step is the last one because any rank was asked to stop; all ranks say the same.
 
     A loss or gradient that is not finite stops all of them before it reaches the weights, keeping what is needed to see
@@ -344,16 +365,38 @@ def _agreed(
     said[0] = bad
     is_bad, to_stop, to_requeue = distributed.total(said).tolist()  # where the host waits for the device
     if not is_bad:
-        return "requeue" if to_requeue else "stop" if to_stop else ""
-    path = run_dir / f"not_finite_step_{step}_rank_{distributed.rank()}.pt"
+        return _ending(to_stop, to_requeue)
     losses = [{name: loss.item() for name, loss in outcome.losses.items()} for outcome in outcomes]
-    replay = [_plain(outcome.step.batch) for outcome in outcomes]
-    torch.save({"batches": replay, "losses": losses, "step": step, "method": method.state_dict()}, path)
+    kept = _kept_for_replay(outcomes, losses, step, run_dir, method)
     raise NotFinite(
-        f"the loss or its gradient is not finite at step {step} ({losses[-1]}, gradient norm {norm.item():.3g}); the "
-        f"batch and the state before it are in {path}. Usual causes: a learning rate that is too high, no clipping "
-        f"(Optimizer.clip), float16 (train.precision)"
+        f"the loss or its gradient is not finite at step {step} ({losses[-1]}, gradient norm {norm.item():.3g}); "
+        f"{kept}. Usual causes: a learning rate that is too high, no clipping (Optimizer.clip), float16 "
+        f"(train.precision)"
     )
+
+
+def _asked_of_all(asked: Asked, device: torch.device) -> Ending:
+    """Whether any rank was asked to stop; all ranks ask, and all say the same."""
+    said = torch.tensor([float(asked.to_stop), float(asked.to_requeue)], device=device)
+    return _ending(*distributed.total(said).tolist())
+
+
+def _ending(to_stop: float, to_requeue: float) -> Ending:
+    return "requeue" if to_requeue else "stop" if to_stop else ""
+
+
+def _kept_for_replay(
+    outcomes: list[Outcome], losses: list[dict[str, float]], step: int, run_dir: Path, method: Method
+) -> str:
+    """Keep the batches of each rank, and on rank 0 the state before them; where they are, or why they are not."""
+    path = run_dir / f"not_finite_step_{step}_rank_{distributed.rank()}.pt"
+    replay = {"batches": [_plain(outcome.step.batch) for outcome in outcomes], "losses": losses, "step": step}
+    state = sharding.whole(method.state_dict())
+    try:
+        torch.save(replay | ({"method": state} if distributed.rank() == 0 else {}), path)
+    except (OSError, RuntimeError) as error:  # torch's writer says nothing else of a full disk
+        return f"the batch and the state before it could not be kept ({str(error).splitlines()[0]})"
+    return f"the batch is in {path}, the state before it in that of rank 0"
 
 
 def _plain(batch: Batch) -> dict[str, Any]:

@@ -122,6 +122,10 @@ def test_two_processes_meet_through_the_run_directory_and_leave_nothing_there(tm
     store.set("question", "met")
     assert store.get("answer") == b"met indeed"
     assert other.wait(60) == 0
-    assert [path.name for path in run.iterdir()] == [".meeting_start.json"]
+    assert {path.name for path in run.iterdir()} == {".meeting_killed.json", ".meeting_start.json"}
     rendezvous.met(here, run)
+    assert [path.name for path in run.iterdir()] == [
+        ".meeting_killed.json"
+    ]  # of a start that may still be about to meet
+    rendezvous.forget_others(run)
     assert list(run.iterdir()) == []

@@ -64,7 +64,9 @@ class Run:
         method.bank = queue
         method.train()
         optimizer.build(method)
-        self.length = plan(method, len(data), batch_size=batch, accumulate=1, n_epochs=None, n_steps=1_000_000)
+        self.length = plan(
+            method, len(data), batch_size=batch, accumulate=1, n_epochs=None, n_steps=1_000_000, n_ranks=1
+        )
         self.batch = Views(data, augmenter, seed, augmenter.n_global).first(batch)
         self.scaler, self.method, self.optimizer = torch.amp.GradScaler(enabled=False), method, optimizer
         self.pushed = Queries.of(torch.randn(N_PLANES, batch * PER_IMAGE, DIM), [PER_IMAGE] * batch)

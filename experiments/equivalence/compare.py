@@ -153,7 +153,10 @@ def course(case: Case, accumulate: int = 1) -> Course:
     distributed.agree(method)
     optimizer.build(method)
     size = STEP // distributed.world_size() // accumulate
-    length = plan(method, len(data), batch_size=size, accumulate=accumulate, n_epochs=None, n_steps=N_STEPS)
+    n_ranks = distributed.world_size()
+    length = plan(
+        method, len(data), batch_size=size, accumulate=accumulate, n_epochs=None, n_steps=N_STEPS, n_ranks=n_ranks
+    )
     sampler = Sampler(len(data), size, seed=0, first=0, n_batches=N_STEPS * accumulate, accumulate=accumulate)
     tables: list[list[int]] = []
     stream = batches(

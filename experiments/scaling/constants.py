@@ -54,7 +54,7 @@ def alone(files: list[str], bindings: list[str], n: int, folder: str) -> Alone:
     torch.manual_seed(0)
     names = ("method", "optimizer", "data", "augmenter", "batch_size")
     method, optimizer, data, augmenter, batch_size = settings.part("train", *names)
-    length = plan(method, len(data), batch_size=batch_size, accumulate=1, n_epochs=None, n_steps=1_000_000)
+    length = plan(method, len(data), batch_size=batch_size, accumulate=1, n_epochs=None, n_steps=1_000_000, n_ranks=1)
     method.make_room(len(data))
     optimizer.build(method.train())
     views = Views(data, augmenter, 0, augmenter.n_global)

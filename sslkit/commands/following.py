@@ -83,7 +83,7 @@ def _run(folder: Path, job: str, queued: cluster.JobState | None) -> Run:
     said = status.read(folder)
     state, message = _state(folder, said, queued)
     results = Results(folder)
-    at_work = state == "running"
+    at_work = state in ("running", "evaluating")
     return Run(
         folder=folder,
         state=state,
@@ -103,7 +103,7 @@ def _state(folder: Path, said: Mapping[str, Any], queued: cluster.JobState | Non
         return "finished", ""
     if queued is not None and queued.state == "PENDING":
         return "queued", queued.reason
-    if state in ("starting", "running"):
+    if state in ("starting", "running", "evaluating"):
         holder = status.holder(folder)
         if holder is None:
             ended = "" if queued is None else f" (Slurm: {queued.state.lower()})"
@@ -112,7 +112,7 @@ def _state(folder: Path, said: Mapping[str, Any], queued: cluster.JobState | Non
                 f"it ended without a word, killed perhaps{ended}; the same command goes on",
             )
         last = said.get("time")
-        if holder == 0 and time.time() - (last if _is_number(last) else 0.0) > SILENT_S:
+        if holder == 0 and state != "evaluating" and time.time() - (last if _is_number(last) else 0.0) > SILENT_S:
             return "silent", ""
     elif queued is not None and queued.state == "RUNNING":
         return "starting", ""
@@ -191,23 +191,25 @@ def cancel(root: Path) -> list[str]:
         ConfigError: no run there is at work or in the queue.
     """
     done = []
-    for run in runs(root):
-        job, holder = job_of(run.folder), status.holder(run.folder)
-        state = cluster.states([job]).get(job) if job is not None else None
+    folders = [run.folder for run in runs(root)]
+    states = cluster.states(job for folder in folders if (job := job_of(folder)) is not None)
+    for folder in folders:
+        job, holder = job_of(folder), status.holder(folder)
+        state = states.get(job) if job is not None else None
         if job is not None and state is not None and not state.has_ended:
-            if state.script is None or state.script.parent.resolve() not in _submitted_from(run.folder):
+            if state.script is None or state.script.parent.resolve() not in _submitted_from(folder):
                 raise ConfigError(
-                    f"{run.folder} says that it is job {job}, but that was submitted by {state.script}, not for this "
+                    f"{folder} says that it is job {job}, but that was submitted by {state.script}, not for this "
                     f"run; if it is the one you mean, `scancel {job}` ends it"
                 )
             cluster.cancel(job)
-            done.append(f"{run.folder}: job {job} is cancelled" + ("; it saves first" if holder is not None else ""))
+            done.append(f"{folder}: job {job} is cancelled" + ("; it saves first" if holder is not None else ""))
         elif holder:
             os.kill(holder, signal.SIGTERM)
-            done.append(f"{run.folder}: process {holder} was asked to stop; it saves at the end of its step")
+            done.append(f"{folder}: process {holder} was asked to stop; it saves at the end of its step")
         elif holder == 0:
-            host = status.read(run.folder).get("host")
-            done.append(f"{run.folder}: it runs on {host}; ask there")
+            host = status.read(folder).get("host")
+            done.append(f"{folder}: it runs on {host}; ask there")
     if not done:
         raise ConfigError(f"no run in {root} is at work or in the queue")
     return done

@@ -20,6 +20,7 @@ from sslkit.optimizer import Optimizer
 from sslkit.plan import Plan, plan
 from sslkit.precision import autocast
 from sslkit.schedules import Time
+from sslkit.status import spell
 from sslkit.train import device_of, gradients
 
 N_STEPS = 3  # the first one warms up, the others are timed
@@ -83,7 +84,13 @@ class _Steps:
     ):
         self.where, self.n_images, self.accumulate = where, n_images, accumulate
         self.length = plan(
-            method, len(data), batch_size=batch_size, accumulate=accumulate, n_epochs=n_epochs, n_steps=n_steps
+            method,
+            len(data),
+            batch_size=batch_size,
+            accumulate=accumulate,
+            n_epochs=n_epochs,
+            n_steps=n_steps,
+            n_ranks=1,
         )
         method.make_room(len(data))
         began = clock.monotonic()
@@ -119,7 +126,7 @@ class _Steps:
             f"a step takes {step:.3g} s, "
             f"its images {self.loading * self.accumulate:.3g} s on one processor before that",
             f"{length.n_steps} steps of {length.step_size} images ({length.per_epoch} an epoch): "
-            f"about {_spell(length.n_steps * step)} if the images come fast enough, evaluations not counted",
+            f"about {spell(length.n_steps * step)} if the images come fast enough, evaluations not counted",
         ]
 
 
@@ -138,10 +145,3 @@ def _peak(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB on the accelerator"
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB of this process, libraries included"
-
-
-def _spell(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

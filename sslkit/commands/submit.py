@@ -40,7 +40,9 @@ def _sweep(asked: Asked, axes: list[str], trusts_files: bool) -> Submission:
     """The points that are not finished yet."""
     out = asked.run_dir
     open_ = [
-        (point, settings) for point, settings in sweep.checked(asked, axes) if not sweep.results_of(out / point.folder)
+        (point, settings)
+        for point, settings in sweep.checked(asked, axes, None)
+        if not sweep.results_of(out / point.folder)
     ]
     if not open_:
         sweep.renew_report(out, axes)

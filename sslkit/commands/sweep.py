@@ -104,8 +104,8 @@ def points(axes: Sequence[Axis]) -> list[Point]:
     return grid
 
 
-def checked(asked: Asked, texts: list[str]) -> list[tuple[Point, Config]]:
-    """Every point of the grid with its settings.
+def checked(asked: Asked, texts: list[str], n_ranks: int | None) -> list[tuple[Point, Config]]:
+    """Every point of the grid with its settings, for runs on so many ranks; None: as for Slurm.
 
     Raises:
         ConfigError: a point is wrong, or a directory holds another run.
@@ -113,7 +113,7 @@ def checked(asked: Asked, texts: list[str]) -> list[tuple[Point, Config]]:
     found = []
     for point in grid_of(texts):
         try:
-            settings = ready(asked.files, [*asked.bindings, *point.bindings])
+            settings = ready(asked.files, [*asked.bindings, *point.bindings], n_ranks)
             refuse_another_run(asked.run_dir / point.folder, settings)
         except ConfigError as error:
             raise ConfigError(f"the point {point.folder}: {error}") from error
@@ -145,14 +145,15 @@ def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
     Raises:
         ConfigError: a point is wrong, or a directory holds another run.
     """
-    grid, out, files = [point for point, _ in checked(asked, texts)], asked.run_dir, asked.files
+    grid = [point for point, _ in checked(asked, texts, processes or 1)]
+    out = asked.run_dir
     for n, point in enumerate(grid, start=1):
         run_dir = out / point.folder
         if results_of(run_dir):
             click.echo(f"[{n}/{len(grid)}] {point.folder}: finished before")
             continue
         click.echo(f"[{n}/{len(grid)}] {point.folder}")
-        words = _command(files, [*asked.bindings, *point.bindings], run_dir)
+        words = _command(asked.words([*asked.bindings, *point.bindings], run_dir))
         words += [] if processes is None else ["--processes", str(processes)]
         code = processes_here.run_alone(words)
         if code in _INTERRUPTED:
@@ -167,11 +168,9 @@ def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
     return 1 if failed else 0
 
 
-def _command(files: list[str], bindings: list[str], run_dir: Path) -> list[str]:
-    words = [word for file in files for word in ("--gin", file)]
-    words += [word for binding in bindings for word in ("--set", binding)]
+def _command(words: list[str]) -> list[str]:
     safe = [] if os.getcwd() in map(os.path.abspath, sys.path) else ["-P"]  # or `-m` would import from this folder
-    return [sys.executable, *safe, "-m", "sslkit.launch", *words, "--out", str(run_dir)]
+    return [sys.executable, *safe, "-m", "sslkit.launch", *words]
 
 
 def results_of(run_dir: Path) -> dict[str, float]:

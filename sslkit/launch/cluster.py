@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sslkit.errors import ConfigError, SlurmError
 
 _TIMEOUT_S = 60
-_ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"}
+_ENDED = {
+    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"),
+    *("PREEMPTED", "REVOKED"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,7 @@ def nodes(partition: str | None) -> set[str]:
 
 def refusal(script: str) -> str:
     """Why Slurm would not take a script, without submitting it; empty if it would."""
-    done = subprocess.run(
-        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-    )
+    done = _run(["sbatch", "--test-only"], script)
     said = re.sub(r"^(sbatch|allocation failure): (error: )?", "", done.stderr.strip(), flags=re.MULTILINE)
     return said.replace("allocation failure: ", "") if done.returncode else ""
 
@@ -88,13 +89,12 @@ def states(jobs: Iterable[str]) -> dict[str, JobState]:
     except SlurmError:  # without accounting
         pass
     try:
-        shown = _asked("squeue", "--noheader", "--array", "--format=%i|%T|%r|%o")
-    except SlurmError:
+        shown = _asked("squeue", "--noheader", "--array", f"--jobs={','.join(asked)}", "--format=%i|%T|%r|%o")
+    except SlurmError:  # it says so of jobs that it has forgotten
         shown = ""
     for line in shown.splitlines():
         job, state, reason, script = line.split("|", 3)
-        if job in asked or job.partition("_")[0] in asked:
-            found[job] = JobState(state, "" if reason == "None" else reason, Path(script))
+        found[job] = JobState(state, "" if reason == "None" else reason, Path(script))
     return found
 
 
@@ -117,10 +117,14 @@ def cancel(job: str) -> None:
 
 
 def _asked(*words: str) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SlurmError(f"{words[0]}: {error}") from error
+    done = _run(words)
     if done.returncode:
         raise SlurmError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
+
+
+def _run(words: Sequence[str], said: str = "") -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(words, input=said, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SlurmError(f"{words[0]}: {error}") from error

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import gc
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,15 +15,27 @@ from typing import ClassVar
 
 import torch
 
-from sslkit import checkpoint, config, distributed, files, loader, preflight, provenance, status
+from sslkit import (
+    checkpoint,
+    config,
+    distributed,
+    files,
+    interruption,
+    loader,
+    preflight,
+    provenance,
+    rendezvous,
+    status,
+)
 from sslkit.config import Config
 from sslkit.config.problem import Problem
-from sslkit.errors import ConfigError, Interrupted
+from sslkit.errors import ConfigError, Interrupted, NotFinite, Refused
 from sslkit.links import refuse_links
 from sslkit.log import Text
 from sslkit.status import Status
 
 log = logging.getLogger("sslkit")
+LAST_WORDS_S = 300.0  # for rank 0 to write its last checkpoint and why the run ends
 
 
 @dataclass
@@ -50,16 +63,30 @@ class Job:
         device = torch.device("cuda" if _wants_cuda(settings) else "cpu")
         distributed.start(device, run_dir, patience_s=_patience(settings))
         try:
-            with contextlib.ExitStack() as held, distributed.losses_named(), loader.deaths_named():
-                distributed.on_main(lambda: refuse_wrong(settings, problems))
+            with (
+                interruption.watched(),
+                contextlib.ExitStack() as held,
+                distributed.losses_named(),
+                loader.deaths_named(),
+            ):
+                distributed.on_main(lambda: refuse_wrong(settings, problems, rendezvous.here().size))
                 distributed.on_main(lambda: self._take(run_dir, settings, held))
-                return self._train(run_dir, settings)
+                results = self._train(run_dir, settings)
+                distributed.on_main(lambda: self.finished(results))
+                return results
         except Interrupted as stop:
             distributed.on_main(partial(self.interrupted, stop))
+            raise
+        except (Refused, NotFinite):
+            _let_rank_0_say_why(run_dir)
             raise
         finally:
             distributed.stop()
             gc.freeze()  # else Python looks at every object of torch for seconds as it ends, and Slurm waits for few
+
+    def finished(self, results: dict[str, float]) -> None:
+        """What rank 0 does with the results, while the others wait."""
+        provenance.write_results(Path(self.run_dir), results)
 
     def interrupted(self, stop: Interrupted) -> None:
         """What rank 0 does once a signal has stopped the run, while the others wait."""
@@ -67,6 +94,7 @@ class Job:
     def _take(self, run_dir: Path, settings: Config, held: contextlib.ExitStack) -> None:
         """Make the run directory ours, until `held` is closed, and write down what the run is and how it ends."""
         held.enter_context(alone_in(run_dir))
+        rendezvous.forget_others(run_dir)
         refuse_another_run(run_dir, settings)
         provenance.write(run_dir, settings, self.command)
         held.enter_context(_ending_said(run_dir, self.goes_on))
@@ -80,9 +108,16 @@ class Job:
             results = train(run_dir=run_dir, **arguments)
         except ConfigError as error:
             raise ConfigError(f"{error}{settings.places(str(error))}") from error
-        if distributed.rank() == 0:
-            provenance.write_results(run_dir, results)
         return results
+
+
+def _let_rank_0_say_why(run_dir: Path) -> None:
+    """Stay until rank 0 has left the run directory, at most for a while: who ends first may take it along."""
+    if not distributed.is_main():
+        until = time.monotonic() + LAST_WORDS_S
+        while status.holder(run_dir) is not None and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(1)
 
 
 def _wants_cuda(settings: Config) -> bool:
@@ -125,25 +160,25 @@ def _end(run_dir: Path, kept: Status, state: str, message: str) -> None:
         log.warning("cannot write how the run ended into %s: %s", run_dir, error)
 
 
-def ready(files: list[str], bindings: list[str]) -> Config:
-    """A configuration of a training run in which nothing is wrong or open.
+def ready(files: list[str], bindings: list[str], n_ranks: int | None = 1) -> Config:
+    """A configuration of a training run, on so many ranks, in which nothing is wrong or open; None: as for Slurm.
 
     Raises:
         ConfigError: with every problem that can be found before a step is taken.
     """
     settings, problems = config.examine(files, bindings)
-    refuse_wrong(settings, problems)
+    refuse_wrong(settings, problems, n_ranks)
     return settings
 
 
-def refuse_wrong(settings: Config, problems: list[Problem]) -> None:
+def refuse_wrong(settings: Config, problems: list[Problem], n_ranks: int | None) -> None:
     """Refuse a configuration with these problems, with others that show when it is put together, or with open values.
 
     Raises:
         ConfigError: with all of them.
     """
     if settings.has("train"):
-        problems = [*problems, *preflight.contradictions(settings)]
+        problems = [*problems, *preflight.contradictions(settings, n_ranks)]
     elif not problems:
         files = " ".join(settings.files)
         raise ConfigError(f"{files} binds nothing of `train`; a method's file has `train.method = @Method()`")

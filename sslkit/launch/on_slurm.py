@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from sslkit import checkpoint, distributed, files, rendezvous
+from sslkit import checkpoint, distributed, files
 from sslkit.errors import Interrupted, SlurmError
 from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import Job
@@ -43,13 +43,17 @@ class SlurmJob(Job):
         if self.code:
             snapshot.refuse_other_code(Path(self.code))
         results = super().__call__()
-        if rendezvous.here().rank == 0 and self.axes:
-            from sslkit.commands import sweep
-
-            sweep.renew_report(Path(self.sweep_dir), self.axes)
         if distributed.is_main():
             print(f"done: checkpoints, metrics and results are in {self.run_dir}", flush=True)
         return results
+
+    def finished(self, results: dict[str, float]) -> None:
+        """The same, and the table of the sweep."""
+        super().finished(results)
+        if self.axes:
+            from sslkit.commands import sweep
+
+            sweep.renew_report(Path(self.sweep_dir), self.axes)
 
     def interrupted(self, stop: Interrupted) -> None:
         """Ask Slurm for another start, if the run was stopped to go on; not for ever if no start comes to a step.

@@ -137,12 +137,11 @@ class Asked:
             raise ConfigError(f"{files[-1]} has no name that a run could have: give --out")
         return Path("runs") / stem
 
-    @property
-    def words(self) -> list[str]:
-        """The same command for other processes, with all of its options as bindings."""
+    def words(self, bindings: list[str], run_dir: Path) -> list[str]:
+        """A command of other processes on the same files, with options as bindings."""
         words = [word for file in self.files for word in ("--gin", file)]
-        words += [word for binding in self.bindings for word in ("--set", binding)]
-        return [*words, "--out", str(self.run_dir)]
+        words += [word for binding in bindings for word in ("--set", binding)]
+        return [*words, "--out", str(run_dir)]
 
     def run(self) -> None:
         """Train in this process."""

@@ -74,7 +74,7 @@ def _handed_on(to: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 def _started(words: Sequence[str], n: int) -> list[subprocess.Popen[bytes]]:
     meeting = uuid.uuid4().hex
-    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, _processors() // n))}
+    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, rendezvous.processors() // n))}
     return [
         subprocess.Popen(
             [sys.executable, "-m", "sslkit", *words],
@@ -131,10 +131,6 @@ class _Group:
         codes = {rank: process.poll() for rank, process in enumerate(self.ranks)}
         bad = [rank for rank, code in codes.items() if code]
         return min(bad, key=lambda rank: ((codes[rank] or 0) >= 0, rank)) if bad else None
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _leave_with_parent() -> None:

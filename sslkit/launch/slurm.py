@@ -31,6 +31,11 @@ _PARAMETERS = (
 )
 FOR_SHELL = ("setup", "options")  # become lines of a shell, which not every file may bring along
 _OURS = {
+    "cpus_per_task",
+    "gpus_per_node",
+    "mem",
+    "ntasks",
+    "ntasks_per_node",
     "array",
     "chdir",
     "error",
@@ -61,7 +66,7 @@ class Slurm:
         time: longest time before the job is stopped and queued again: minutes, or `"hours:minutes:seconds"` or
             `"days-hours"` as Slurm writes it.
         signal_s: seconds before the end of that time at which the run is asked to save; longer than a step and a
-            checkpoint take.
+            checkpoint take, and the search for partners (AdaSim) at the start of an epoch.
         array_limit: jobs of a sweep that run at the same time; all if left out.
         setup: shell lines before Python starts, such as `"module load cuda"`.
         options: further options of sbatch by their long names, such as `{"reservation": "mine"}`.
@@ -116,6 +121,7 @@ class Slurm:
         """
         setup = [
             *self.setup,
+            "export PYTHONDONTWRITEBYTECODE=1",  # the snapshot is looked at when the next job is submitted
             "export PYTHONSAFEPATH=1",  # `python -m` would import from the working directory first
             f"export SRUN_CPUS_PER_TASK={self.cpus}",  # srun does not take it from sbatch
             f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError
 from submitit.slurm import slurm as writer
 
 from sslkit import files, status
 from sslkit.config import Config, load
 from sslkit.config.build import Builder
-from sslkit.errors import ConfigError
+from sslkit.errors import ConfigError, SlurmError
 from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.on_slurm import SlurmJob
 from sslkit.launch.options import Asked
 from sslkit.launch.slurm import FOR_SHELL, PYTHON, Slurm
 from sslkit.links import refuse_links
-from sslkit.loader import steps_per_epoch
 from sslkit.registry import did_you_mean
 from sslkit.status import job_of
 
@@ -108,8 +109,7 @@ class Submission:
         _refuse_no_partition(resources)
         for run_dir, settings in zip(self.run_dirs, self.settings, strict=True):
             refuse_another_run(run_dir, settings)
-            _refuse_running(run_dir)
-            _refuse_too_few(settings, resources.n_ranks)
+        _refuse_running(self.run_dirs)
         _refuse_folder(self.folder, resources)
         said = cluster.refusal(self.script)
         if said and cluster.is_up(resources.partition):
@@ -135,9 +135,14 @@ class Submission:
             )
             for run_dir, settings in zip(self.run_dirs, self.settings, strict=True)
         ]
-        with executor.batch():
-            submitted = [executor.submit(job) for job in jobs]
+        try:
+            with executor.batch():
+                submitted = [executor.submit(job) for job in jobs]
+        except (FailedJobError, OSError) as error:
+            raise SlurmError(f"Slurm did not take the job: {error}") from error
         numbers = [str(job.job_id) for job in submitted]
+        for link in self.folder.glob(".submission_file_*.sh"):  # which would lead out of a run that is moved
+            link.unlink()
         for run_dir, number in zip(self.run_dirs, numbers, strict=True):
             said = {"job": number, "submitted": time.time()}
             files.put_json(run_dir / "slurm" / "job.json", said)
@@ -164,33 +169,30 @@ def _refuse_no_partition(resources: Slurm) -> None:
         )
 
 
-def _refuse_running(run_dir: Path) -> None:
-    """Refuse a run that is at work or in the queue."""
-    if status.holder(run_dir) is not None:
-        raise ConfigError(f"a process trains in {run_dir}; `sslkit cancel {run_dir}` stops it, or give another --out")
-    job = job_of(run_dir)
-    state = cluster.states([job]).get(job) if job else None
-    if state is not None and not state.has_ended:
-        raise ConfigError(
-            f"{run_dir} is job {job}, which is {state.state.lower()}; `sslkit cancel {run_dir}` ends it, or give "
-            f"another --out"
-        )
-
-
-def _refuse_too_few(settings: Config, n_ranks: int) -> None:
-    """Refuse data that do not fill one step of so many ranks, before these are there."""
-    data = settings.part("train", "data")
-    batch_size, accumulate = (int(settings.argument("train", name).value) for name in ("batch_size", "accumulate"))
-    steps_per_epoch(len(data), batch_size * accumulate * n_ranks)
+def _refuse_running(run_dirs: Sequence[Path]) -> None:
+    """Refuse runs that are at work or in the queue."""
+    jobs = {run_dir: job_of(run_dir) for run_dir in run_dirs}
+    states = cluster.states(job for job in jobs.values() if job is not None)
+    for run_dir, job in jobs.items():
+        if status.holder(run_dir) is not None:
+            raise ConfigError(
+                f"a process trains in {run_dir}; `sslkit cancel {run_dir}` stops it, or give another --out"
+            )
+        state = states.get(job) if job is not None else None
+        if state is not None and not state.has_ended:
+            raise ConfigError(
+                f"{run_dir} is job {job}, which is {state.state.lower()}; `sslkit cancel {run_dir}` ends it, or give "
+                f"another --out"
+            )
 
 
 def _refuse_folder(folder: Path, resources: Slurm) -> None:
     """Refuse a folder that cannot be written, or that the machines of the job would not see."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".written"
-        files.put_text(probe, "")
-        probe.unlink()
+        with tempfile.TemporaryFile(
+            dir=next(above for above in (folder, *folder.absolute().parents) if above.exists())
+        ):
+            pass
     except OSError as error:
         raise ConfigError(f"--out {folder.parent} cannot be written: {error}") from error
     others = cluster.nodes(resources.partition) - {os.uname().nodename, os.uname().nodename.partition(".")[0]}
@@ -220,5 +222,5 @@ def one(asked: Asked, trusts_files: bool) -> Submission:
     Raises:
         ConfigError: its configuration is wrong.
     """
-    out, settings = asked.run_dir, ready(asked.files, asked.bindings)
+    out, settings = asked.run_dir, ready(asked.files, asked.bindings, n_ranks=None)
     return Submission([out], [settings], out / "slurm", [], out, asked.command, trusts_files)
