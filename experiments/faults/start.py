@@ -166,7 +166,7 @@ def _fork(job: Job, rank: int, place: dict[str, str], said: Path, inside: Inside
         logging.getLogger().handlers.clear()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(place)
-        job_module.refuse_wrong = lambda settings, problems: config.refuse(problems)  # what is right stays so
+        job_module.refuse_wrong = lambda settings, problems, n_ranks: config.refuse(problems)  # what is right stays so
         inside(rank)
         cli.quietly(job, show_traceback=False)
         code = 0
