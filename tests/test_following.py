@@ -17,7 +17,7 @@ from sslkit.cli import main
 from sslkit.errors import ConfigError, NotFinite
 from sslkit.launch.job import Job, ready
 from sslkit.status import Status
-from tests.watched import launch, small, start, until_it_steps
+from tests.watched import done, launch, small, start, until_it_steps
 
 FEW = ("train.evaluations = {'dense': @evaluate.DenseRetrieval()}", "memory/datasets.Scenes.n_images = 4")
 EVALUATED = (*FEW, "val/datasets.Scenes.n_images = 2", "train.n_workers = 0")
@@ -114,6 +114,34 @@ def finished(tmp_path_factory):
         ["sslkit"],
     )()
     return run
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_what_one_would_and_record_that_they_are_two(tmp_path):
+    kept = ("save_every = 1", "evaluate_every = 1", "keep = 1", "keep_best = 'dense/miou'", "n_steps = 6")
+    bindings = small(*EVALUATED, *(f"train.{k}" for k in kept))
+    ended = done(launch(tmp_path / "run", "--processes", "2", bindings=bindings))
+    assert ended.returncode == 0, ended.stderr
+    found = {step: of["dense/miou"] for step, of in by_step(tmp_path / "run").items() if step > 0}
+    assert checkpoint.steps(tmp_path / "run") == sorted({6, max(found, key=lambda step: found[step])})
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())[0]["ranks"] == 2
+
+
+@pytest.mark.slow
+def test_an_evaluation_gives_way_to_a_signal_and_is_done_at_the_next_start(tmp_path):
+    run = tmp_path / "run"
+    words = launch(run, "--steps", "3", bindings=small(*EVALUATED))
+    process = start(words)
+    while status.read(run).get("state") != "evaluating":
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGUSR2, errors
+    assert "stopped by SIGUSR2 after step 0" in errors
+    assert not (run / "evaluations.json").is_file()
+    assert done(words).returncode == 0
+    assert sorted(by_step(run)) == [0, 3]
 
 
 def by_step(run):

@@ -53,6 +53,43 @@ def test_ctrl_c_after_another_signal_is_the_first_one_of_its_kind():
     assert asked.signals == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
 
 
+def test_what_may_be_given_up_is_left_at_once_and_not_begun_again():
+    done = []
+
+    def evaluate():
+        done.append("begun")
+        os.kill(os.getpid(), signal.SIGUSR2)
+        done.append("ended")
+
+    with watched() as asked:
+        asked.unless_asked(evaluate)
+        asked.unless_asked(evaluate)
+        assert done == ["begun"]
+        os.kill(os.getpid(), signal.SIGUSR1)  # outside it is noted, as ever
+        assert asked.signals == [signal.SIGUSR2, signal.SIGUSR1]
+
+
+def test_what_may_be_given_up_is_done_if_nobody_asks_and_its_errors_are_seen():
+    with watched() as asked:
+        asked.unless_asked(lambda: None)
+        with pytest.raises(ZeroDivisionError):
+            asked.unless_asked(lambda: 1 / 0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked.to_stop
+
+
+def test_watched_within_watched_is_the_same_until_the_outer_one_ends():
+    before = handlers()
+    with watched() as outer:
+        with watched() as inner:
+            assert inner is outer
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert outer.to_stop
+    assert handlers() == before
+    with watched() as another:
+        assert not another.to_stop
+
+
 def test_outside_signals_do_what_they_did_before():
     before = handlers()
     with pytest.raises(ZeroDivisionError), watched():
