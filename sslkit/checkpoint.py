@@ -62,8 +62,7 @@ def save(run_dir: Path, step: int, state: Mapping[str, Any]) -> Path:
         raise OSError(f"cannot write {stem}: {reason}") from error
     if before not in (None, target):
         before.unlink(missing_ok=True)
-    for torn in folder(run_dir).glob("*.partial*"):  # left by a process that was killed
-        torn.unlink(missing_ok=True)
+    files.forget_partial(folder(run_dir))
     return target
 
 

@@ -56,6 +56,12 @@ def put_text(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+def forget_partial(folder: Path) -> None:
+    """Drop what a kill has left half written in a folder, of which nobody else writes files now."""
+    for torn in folder.glob("*.partial*"):
+        torn.unlink(missing_ok=True)
+
+
 def put_json(path: Path, value: Any) -> None:
     """The same of a value as JSON."""
     put_text(path, json.dumps(value, indent=2) + "\n")

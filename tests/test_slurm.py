@@ -117,6 +117,8 @@ def test_at_its_time_limit_a_job_saves_queues_itself_and_ends_with_the_same_bits
     wait_for(lambda: checkpoint.steps(run) or is_finished(run), run)
     wait_for(lambda: is_finished(run), run)
     assert same(undisturbed, checkpoint.latest(run)[1])
+    assert restarts(job) >= 1
+    assert "stopped by SIGUSR2" in (run / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("grace", ["enough", "none"])
@@ -130,6 +132,8 @@ def test_a_job_that_is_requeued_from_outside_ends_with_the_same_bits(slurm, tmp_
     subprocess.run(["scontrol", "requeue", job], check=grace == "enough")
     wait_for(lambda: is_finished(run), run)
     assert same(undisturbed, checkpoint.latest(run)[1])
+    assert restarts(job) >= 1
+    assert ("stopped by SIGTERM" in (run / "log.txt").read_text()) == (grace == "enough")
 
 
 def test_a_cancelled_job_saves_and_does_not_come_back(slurm, tmp_path):
@@ -143,6 +147,21 @@ def test_a_cancelled_job_saves_and_does_not_come_back(slurm, tmp_path):
     wait_for(lambda: has_ended(job), run)
     assert status.read(run)["state"] == "stopped"
     assert checkpoint.steps(run)[-1] == status.read(run)["step"]
+    assert not list(run.glob("slurm/.*.sh"))  # links of submitit, which would lead out of a run that is moved
+
+
+def test_only_a_job_of_this_run_is_cancelled(slurm, tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    job = submit(run)
+    (other / "slurm").mkdir(parents=True)
+    (other / "slurm" / "job.json").write_text(json.dumps({"job": job}))
+    command = [sys.executable, "-m", "sslkit", "cancel"]
+    refused = subprocess.run([*command, str(other)], capture_output=True, text=True, cwd=ROOT)
+    assert refused.returncode == 2
+    assert f"says that it is job {job}, but that was submitted by {run}/slurm/submission_file" in refused.stderr
+    assert not has_ended(job)
+    assert subprocess.run([*command, str(run)], cwd=ROOT).returncode == 0
+    wait_for(lambda: has_ended(job), run)
 
 
 def test_a_sweep_of_four_runs_is_an_array_and_ends_in_one_table(slurm, tmp_path):

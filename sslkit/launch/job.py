@@ -95,6 +95,7 @@ class Job:
         """Make the run directory ours, until `held` is closed, and write down what the run is and how it ends."""
         held.enter_context(alone_in(run_dir))
         rendezvous.forget_others(run_dir)
+        files.forget_partial(run_dir)
         refuse_another_run(run_dir, settings)
         provenance.write(run_dir, settings, self.command)
         held.enter_context(_ending_said(run_dir, self.goes_on))
