@@ -59,7 +59,8 @@ def put_text(path: Path, text: str) -> None:
 def forget_partial(folder: Path) -> None:
     """Drop what a kill has left half written in a folder, of which nobody else writes files now."""
     for torn in folder.glob("*.partial*"):
-        torn.unlink(missing_ok=True)
+        if not torn.is_dir():
+            torn.unlink(missing_ok=True)
 
 
 def put_json(path: Path, value: Any) -> None:
