@@ -9,7 +9,6 @@ import sslkit.config.helpers
 import sslkit.datasets
 import sslkit.evaluate
 import sslkit.heads
-import sslkit.launch.slurm
 import sslkit.losses
 import sslkit.maskings
 import sslkit.matchers
@@ -17,4 +16,5 @@ import sslkit.memories
 import sslkit.method
 import sslkit.optimizer
 import sslkit.schedules
+import sslkit.slurm
 import sslkit.train

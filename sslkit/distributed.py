@@ -171,13 +171,21 @@ def together(call: Callable[[], T]) -> T:
         found = call()
     except Exception as raised:
         error = raised
-    codes: list[Any] = [None] * world_size()
-    dist.all_gather_object(codes, 0 if error is None else 2 if isinstance(error, ConfigError) else 1, _usual_group())
+    codes = of_each(0 if error is None else 2 if isinstance(error, ConfigError) else 1)
     if error is not None:
         raise error
     if any(codes):
         raise Refused(max(codes))
     return found  # type: ignore[return-value]  # as it raised nothing
+
+
+def of_each(value: T) -> list[T]:
+    """A plain value of every rank, in rank order, on every rank."""
+    if not is_on():
+        return [value]
+    said: list[Any] = [None] * world_size()
+    dist.all_gather_object(said, value, _usual_group())
+    return said
 
 
 def of_main(value: T) -> T:

@@ -54,16 +54,14 @@ class Interrupted(_Said, RuntimeError):
     """
 
     def __init__(self, step: int, signals: list[signal.Signals], requeue: bool):
-        names = ", ".join(dict.fromkeys(number.name for number in signals)) or "a signal to another rank"
+        names = ", ".join(dict.fromkeys(number.name for number in signals))
         super().__init__(f"stopped by {names} after step {step}, which is saved; the same command goes on from there")
         self.step, self.signals, self.requeue = step, signals, requeue
 
     @property
     def number(self) -> int:
-        """Of the signal; of a usual one where only another rank received it."""
-        if self.signals:
-            return self.signals[0]
-        return signal.SIGUSR2 if self.requeue else signal.SIGTERM
+        """Of the first signal."""
+        return self.signals[0]
 
 
 class SlurmError(_Said, RuntimeError):

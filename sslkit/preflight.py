@@ -20,13 +20,13 @@ from sslkit.config.problem import Problem
 from sslkit.config.syntax import Binding, walk
 from sslkit.config.tree import Argument, Missing, Node
 from sslkit.errors import ConfigError
-from sslkit.launch.slurm import Slurm
 from sslkit.method import Method
 from sslkit.optimizer import Optimizer
 from sslkit.parameters import Within, asks_for_folder, range_of
 from sslkit.plan import Plan, plan, refuse_sources, refuse_untrained
 from sslkit.registry import did_you_mean
 from sslkit.schedules import Schedule, Time
+from sslkit.slurm import Slurm
 from sslkit.types import Batch, Key, View
 
 _LOOKS = ("source", "size")  # of a crop: which image it shows, at how many pixels

@@ -182,7 +182,8 @@ def train(
         def leave(done: int, how: str) -> None:
             if how:
                 distributed.on_main(saver.wait)  # no rank may leave before: that would end the others
-                raise Interrupted(done, asked.signals, requeue=how == "requeue")
+                signals = [number for of_rank in distributed.of_each(asked.signals) for number in of_rank]
+                raise Interrupted(done, signals, requeue=how == "requeue")
 
         def is_due(done: int) -> bool:
             return done in (0, n_steps) or (evaluate_every is not None and done % evaluate_every == 0)

@@ -16,8 +16,8 @@ from sslkit.cli import main
 from sslkit.errors import ConfigError
 from sslkit.launch import options
 from sslkit.launch.job import Job, ready, refuse_another_run
-from sslkit.launch.slurm import Slurm, minutes
 from sslkit.launch.submission import Submission
+from sslkit.slurm import Slurm, minutes
 from tests.watched import small
 
 needs_srun = pytest.mark.skipif(shutil.which("srun") is None, reason="submitit asks for srun on the PATH")

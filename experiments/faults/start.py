@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.faults.shipped import ROOT
-from sslkit import cli, config, rendezvous
+from sslkit import config, ending, rendezvous
 from sslkit.launch import job as job_module
 from sslkit.launch.job import Job
 
@@ -168,7 +168,7 @@ def _fork(job: Job, rank: int, place: dict[str, str], said: Path, inside: Inside
         os.environ.update(place)
         job_module.refuse_wrong = lambda settings, problems, n_ranks: config.refuse(problems)  # what is right stays so
         inside(rank)
-        cli.quietly(job, show_traceback=False)
+        ending.quietly(job, show_traceback=False)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

@@ -2,7 +2,8 @@
 
 import sys
 
-from sslkit.cli import launch, quietly
+from sslkit.cli import launch
+from sslkit.ending import quietly
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from sslkit import checkpoint, distributed, files
+from sslkit.ending import quietly
 from sslkit.errors import Interrupted, SlurmError
 from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import Job
@@ -32,8 +33,6 @@ class SlurmJob(Job):
     goes_on: ClassVar[bool] = True
 
     def __call__(self) -> dict[str, float]:
-        from sslkit.cli import quietly
-
         os.chdir(self.folder)
         logging.getLogger("submitit").propagate = False  # it has a handler of its own
         results: dict[str, float] = quietly(self._run, show_traceback=False)

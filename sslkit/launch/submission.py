@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,11 +24,12 @@ from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.on_slurm import SlurmJob
 from sslkit.launch.options import Asked
-from sslkit.launch.slurm import FOR_SHELL, PYTHON, Slurm
 from sslkit.links import refuse_links
 from sslkit.registry import did_you_mean
+from sslkit.slurm import FOR_SHELL, Slurm
 from sslkit.status import job_of
 
+PYTHON = f"{shlex.quote(sys.executable)} -m sslkit.launch.held"
 _OF_ONE_MACHINE = {"tmpfs", "ramfs", "overlay"}
 _OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +148,6 @@ class Slurm:
 
 
 checked(Slurm)
-
-PYTHON = f"{shlex.quote(sys.executable)} -m sslkit.launch.held"
 
 
 def minutes(time: str | int) -> int:
