@@ -120,8 +120,8 @@ def losses_named() -> Iterator[None]:
         if not is_on() or (not isinstance(error, dist.DistError) and not any(sign in reason for sign in _LOST)):
             raise
         raise RankLost(
-            f"rank {rank()} of {world_size()} has lost another one, which died or hangs and may say why itself "
-            f"({reason[:200]}); the same command goes on from the newest checkpoint"
+            f"rank {rank()} of {world_size()} has lost another one, which died or hangs and may say why itself; the "
+            f"same command goes on from the newest checkpoint"
         ) from error
 
 

@@ -55,7 +55,10 @@ class Interrupted(_Said, RuntimeError):
 
     def __init__(self, step: int, signals: list[signal.Signals], requeue: bool):
         names = ", ".join(dict.fromkeys(number.name for number in signals))
-        super().__init__(f"stopped by {names} after step {step}, which is saved; the same command goes on from there")
+        where = f"after step {step}, which is saved" if step else "before the first step"
+        super().__init__(
+            f"stopped by {names} {where}; the same command {'goes on from there' if step else 'starts anew'}"
+        )
         self.step, self.signals, self.requeue = step, signals, requeue
 
     @property

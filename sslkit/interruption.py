@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # and not to start again by itself
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # and not to start again by itself
 REQUEUE = signal.SIGUSR2  # time is up, or others need the machine: to go on later; NCCL may take SIGUSR1
 
 
@@ -70,6 +70,8 @@ def watched() -> Iterator[Asked]:
         yield _now[0] if _now else asked
         return
     before = {number: signal.getsignal(number) for number in (*STOP, REQUEUE)}
+    if before[signal.SIGHUP] == signal.SIG_IGN:  # by nohup
+        del before[signal.SIGHUP]
     _now.append(asked)
     for number in before:
         signal.signal(number, asked.note)

@@ -104,7 +104,8 @@ class Log:
             f"loss {record['loss/total']:.3f}, {record['images_per_s']:.0f} images/s, waits {record['data_wait']:.0%}"
         )
         self.status.beat(loss=record["loss/total"], images_per_s=record["images_per_s"])
-        line = f"step {step}/{self.n_steps}, {shown}, {spell(self._left(step))} left"
+        left = f", {spell(self._left(step))} left" if step - self.first > 1 else ""  # the first step is no measure
+        line = f"step {step}/{self.n_steps}, {shown}{left}"
         self.text.write(line)
         if self.bar is not None:
             self.bar.set_postfix_str(shown)

@@ -169,6 +169,7 @@ def train(
             if done == 0:
                 shown = Views(data, augmenter, seed, augmenter.n_global).first(batch_size).global_views[0].pixels
                 backbone, what = with_statistics(backbone, shown.to(where)), "random backbone"
+            book.say(f"evaluating {', '.join(evaluations)} ({what})")
             with compilation.off(), book.evaluating():
                 results.add(done, _evaluate(evaluations, backbone, where, book, done, what))
             _refuse_no_best(keep_best, results.last)

@@ -117,6 +117,8 @@ def _state(folder: Path, said: Mapping[str, Any], queued: cluster.JobState | Non
     elif queued is not None and queued.state == "RUNNING":
         return "starting", ""
     elif queued is not None and state in ("new", "requeued") and queued.has_ended:
+        if state == "requeued" and queued.state == "CANCELLED":
+            return "stopped", "cancelled while it waited"
         return "failed", f"its job ended as {queued.state.lower()}; `sslkit logs {folder}` shows its output"
     return state, message
 
@@ -150,6 +152,9 @@ def lines_of(run_dir: Path, n: int) -> tuple[list[str], Path, int]:
     job = job_of(run_dir)
     if job is not None:
         raise ConfigError(f"{run_dir} is job {job}, which has not said anything yet (sslkit runs {run_dir})")
+    below = [str(folder) for folder in sorted(_found(run_dir))] if run_dir.is_dir() else []
+    if below:
+        raise ConfigError(f"{run_dir} holds {len(below)} runs; name one of them: {', '.join(below)}")
     raise ConfigError(f"{run_dir} is not a run directory: there is no {log.absolute()}")
 
 

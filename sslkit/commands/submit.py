@@ -23,6 +23,9 @@ def submit(asked: Asked, axes: list[str], dry_run: bool, trusts_files: bool) -> 
         click.echo("every point is finished")
         return
     submission.refuse_what_cannot_run()
+    if all(sweep.results_of(run_dir) for run_dir in submission.run_dirs):
+        click.echo(f"{asked.run_dir} is finished: nothing to submit")
+        return
     click.echo("two steps on a few images, here ...", err=True)
     for settings in submission.settings[:1]:
         rehearsal.try_out(settings)

@@ -37,13 +37,19 @@ def is_there() -> bool:
 
 
 def refuse_none() -> None:
-    """Refuse a machine without Slurm.
+    """Refuse a machine without Slurm, or where it does not answer.
 
     Raises:
         ConfigError: naming what is missing.
     """
     if not is_there():
         raise ConfigError("--slurm: there is no sbatch on this machine; submit where Slurm's commands are")
+    try:
+        partitions()
+    except SlurmError as error:
+        raise ConfigError(
+            f"--slurm: Slurm does not answer here; is this a machine to submit from? ({error})"
+        ) from error
 
 
 def partitions() -> dict[str, str]:

@@ -38,17 +38,18 @@ def bindings(
 def on_images(data: Path | None, typed: list[str]) -> list[str]:
     """Training on a folder of images in place of a file's own data, without the evaluations meant for these.
 
-    Evaluations that are typed stay.
+    Evaluations that are typed stay, and so does what is kept by them.
     """
     if data is None:
         return []
     refuse_no_folder(data)
     option = _said("data", data)
-    own = any(binding.lstrip().startswith("train.evaluations") for binding in typed)
+    own = [any(b.lstrip().startswith(f"train.{name}") for b in typed) for name in ("evaluations", "keep_best")]
     return [
         f"train.data = @datasets.ImageFolder()  # {option}",
         f"datasets.ImageFolder.root = {str(data.absolute())!r}  # {option}",
-        *([] if own else [f"train.evaluations = None  # {option}"]),
+        *([] if own[0] else [f"train.evaluations = None  # {option}"]),
+        *([] if any(own) else [f"train.keep_best = None  # {option}"]),
     ]
 
 
@@ -150,6 +151,8 @@ class Asked:
         from sslkit import distributed, provenance
         from sslkit.launch.job import Job
 
+        if distributed.is_main():
+            click.echo(f"looking at {' '.join(self.files)}; results go to {self.run_dir}", err=True)
         changed = provenance.code_has_changed(self.repeated) if self.repeated is not None else ""
         if changed and distributed.is_main():
             click.echo(f"--from {self.repeated}: {changed}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,7 +17,7 @@ from types import FrameType
 
 import click
 
-from sslkit import interruption, rendezvous
+from sslkit import interruption, rendezvous, status
 
 GRACE_S = 15.0  # for the other ranks to end by themselves once one has failed
 LAST_S = 300.0  # the same once one has finished: they have nothing more to say to one another, so nobody misses one
@@ -36,21 +37,27 @@ def run(words: Sequence[str], n: int, run_dir: Path) -> int:
     if failed is None:
         return 0
     if group.hung is not None:
-        click.echo(
-            f"error: rank {group.hung} hung for {LAST_S:.0f} s after another had finished, and was killed", err=True
-        )
+        _say(f"rank {group.hung} hung for {LAST_S:.0f} s after another had finished, and was killed", run_dir)
         return 1
     code = group.ranks[failed].returncode
     if group.interrupts > 1:
         return 128 + signal.SIGINT
     if code < 0 and code not in (-signal.SIGINT, -signal.SIGTERM):
-        click.echo(
-            f"error: rank {failed} was killed by {signal.Signals(-code).name}"
+        _say(
+            f"rank {failed} was killed by {signal.Signals(-code).name}"
             f"{' (out of memory?)' if code == -signal.SIGKILL else ''}; the same command goes on from the newest "
             f"checkpoint in {run_dir}",
-            err=True,
+            run_dir,
         )
     return 128 - code if code < 0 else code
+
+
+def _say(why: str, run_dir: Path) -> None:
+    """Say why a run failed, also where one looks for it later; its ranks know less."""
+    click.echo(f"error: {why}", err=True)
+    with contextlib.suppress(OSError):
+        if status.read(run_dir):
+            status.Status(run_dir).change("failed", message=why)
 
 
 def run_alone(words: Sequence[str]) -> int:

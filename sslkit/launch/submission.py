@@ -116,7 +116,7 @@ class Submission:
         _refuse_folder(self.folder, resources)
         said = cluster.refusal(self.script)
         if said and cluster.is_up(resources.partition):
-            raise ConfigError(f"Slurm would not take this job: {said}\n  asked for: {resources}")
+            raise ConfigError(f"Slurm would not take this job: {said}\n  asked for, with defaults: {resources}")
 
     def submit(self) -> list[str]:
         """Write down what the jobs need and hand them to Slurm; their numbers come back.
