@@ -138,7 +138,7 @@ def test_an_evaluation_gives_way_to_a_signal_and_is_done_at_the_next_start(tmp_p
     process.send_signal(signal.SIGUSR2)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGUSR2, errors
-    assert "stopped by SIGUSR2 after step 0" in errors
+    assert "stopped by SIGUSR2 before the first step" in errors
     assert not (run / "evaluations.json").is_file()
     assert done(words).returncode == 0
     assert sorted(by_step(run)) == [0, 3]
