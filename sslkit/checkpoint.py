@@ -57,7 +57,7 @@ def save(run_dir: Path, step: int, state: Mapping[str, Any]) -> Path:
             torch.save({"format": FORMAT, "step": step, **state}, hashed)  # type: ignore[arg-type]  # it asks for write alone
             target = stem.with_name(f"{stem.name}-{hashed.sha256.hexdigest()[:16]}.pt")
             put(target)
-    except RuntimeError as error:  # torch's writer says nothing else of a full disk
+    except (RuntimeError, OSError) as error:  # torch's writer says nothing else of a full disk
         reason = hashed.error if hashed is not None and hashed.error is not None else str(error).splitlines()[0]
         raise OSError(f"cannot write {stem}: {reason}") from error
     if before not in (None, target):
@@ -66,9 +66,13 @@ def save(run_dir: Path, step: int, state: Mapping[str, Any]) -> Path:
     return target
 
 
-def prune(run_dir: Path, *, keep: int, every: int | None = None, best: int | None = None) -> None:
-    """Drop all but the latest `keep` checkpoints, those of every `every`-th step, and that of the step `best`."""
-    known = paths(run_dir)
+def prune(run_dir: Path, done: int, *, keep: int, every: int | None = None, best: int | None = None) -> None:
+    """Drop all but the latest `keep` checkpoints, those of every `every`-th step, and that of the step `best`.
+
+    Those of steps after `done`, which a run has passed over that went on from an earlier one, do not count and stay
+    until the run writes them anew.
+    """
+    known = {step: path for step, path in paths(run_dir).items() if step <= done}
     kept = {*list(known)[-keep:], best}
     for step, path in known.items():
         if step not in kept and (every is None or step % every):

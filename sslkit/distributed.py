@@ -95,7 +95,7 @@ def start(device: torch.device, run_dir: Path, *, patience_s: float = 1800) -> N
     if place.meeting:
         options = {"store": rendezvous.meet(place, run_dir), "rank": place.rank, "world_size": place.size}
     global _patience
-    _patience = timedelta(seconds=patience_s)
+    _patience = min(timedelta(days=365), timedelta(seconds=min(patience_s, 1e9)))
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_patience, **options)
     _usual_group()  # now, as a rank that hangs later could not join
     rendezvous.met(place, run_dir)

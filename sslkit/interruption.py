@@ -30,7 +30,7 @@ class Asked:
             self._gives_up = False
             raise _GivenUp
 
-    def unless_asked(self, call: Callable[[], None]) -> None:
+    def unless_asked(self, call: Callable[[], object]) -> None:
         """Do what may be done again later: not at all after a signal, and no further when one comes."""
         try:
             self._gives_up = True

@@ -7,6 +7,7 @@ which all machines share: no port is guessed, so nothing collides, and a job tha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -94,8 +95,11 @@ def meet(place: Place, run_dir: Path) -> Store:
     if place.rank == 0:
         host = socket.gethostname() if place.size > place.local_size else "127.0.0.1"
         store = TCPStore(host, 0, place.size, is_master=True, wait_for_workers=False, timeout=_patience())
-        run_dir.mkdir(parents=True, exist_ok=True)
-        files.put_json(note, {"host": host, "port": store.port})
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            files.put_json(note, {"host": host, "port": store.port})
+        except OSError as error:
+            raise ConfigError(f"--out {run_dir} cannot be used: {error}") from error
         return _with_all(store, place)
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
@@ -132,7 +136,9 @@ def met(place: Place, run_dir: Path) -> None:
 def forget_others(run_dir: Path) -> None:
     """Drop what starts of this run wrote that ended before they met; whoever holds the run directory may."""
     for old in run_dir.glob(".meeting_*.json"):
-        old.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > WAIT_S:  # those that are younger may still be about to meet
+                old.unlink()
 
 
 def _note(place: Place, run_dir: Path) -> Path:

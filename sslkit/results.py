@@ -5,10 +5,13 @@ A checkpoint is written before its step is evaluated, so that a kill in a long e
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sslkit import files
+
+LARGEST = sys.float_info.max
 
 
 class Results:
@@ -19,7 +22,11 @@ class Results:
 
     def __init__(self, run_dir: Path, *, first: int | None = None):
         self.path = run_dir / "evaluations.json"
-        kept = {int(step): found for step, found in files.read_json(self.path, dict).items() if step.isdecimal()}
+        kept = {
+            int(step): {name: x for name, x in found.items() if isinstance(x, int | float) and abs(x) <= LARGEST}
+            for step, found in files.read_json(self.path, dict).items()
+            if step.isdecimal() and len(step) < 19 and isinstance(found, dict)  # not of our making, or damaged
+        }
         self.by_step: dict[int, dict[str, float]] = dict(sorted(kept.items()))
         if first is not None:
             self.by_step = {step: found for step, found in self.by_step.items() if step < first or step == first > 0}

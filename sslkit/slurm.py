@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ _OURS = {
     "no_requeue",
     "signal",
     "wrap",
+    *("parsable", "test_only", "wait", "help", "usage", "version", "quiet", "verbose"),  # change what sbatch prints
 }
 
 
@@ -132,7 +134,7 @@ class Slurm:
             "ntasks_per_node": self.tasks_per_node,
             "cpus_per_task": self.cpus,
             "gpus_per_node": self.gpus or None,
-            "mem": None if self.memory_gb is None else f"{round(self.memory_gb * 1024)}M",
+            "mem": None if self.memory_gb is None else f"{math.ceil(self.memory_gb * 1024)}M",
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,

@@ -146,10 +146,11 @@ def train(
     run = Resumable(method, optimizer, scaler, {"n_images": len(data), "step_size": step_size, "n_steps": n_steps})
     first = run.restore(run_dir)
     results = Results(run_dir, first=first)
+    distributed.on_main(lambda: _refuse_no_best(keep_best, results.last) if results.last else None)
 
-    def prune(_: int) -> None:
+    def prune(done: int) -> None:
         best = results.best(keep_best, checkpoint.steps(run_dir)) if keep_best is not None else None
-        checkpoint.prune(run_dir, keep=keep, every=keep_every, best=best)
+        checkpoint.prune(run_dir, done, keep=keep, every=keep_every, best=best)
 
     with (
         Log(run_dir, first=first, n_steps=n_steps, is_main=is_main) as book,
@@ -247,8 +248,10 @@ def train(
         if is_main:
             prune(n_steps)
         if pictures:
+            draw = partial(gallery.draw, run_dir, sharding.unsharded(method), data, augmenter)
             with compilation.off():
-                distributed.on_main(partial(gallery.draw, run_dir, sharding.unsharded(method), data, augmenter))
+                distributed.on_main(partial(asked.unless_asked, draw))
+            leave(n_steps, _asked_of_all(asked, where))
     return results.last
 
 

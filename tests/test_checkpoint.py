@@ -47,7 +47,7 @@ KEPT = [  # keep, every, best: those of the steps 1 to 12 that are left
 def test_the_latest_those_of_every_so_many_steps_and_the_best_are_kept(tmp_path, keep, every, best, left):
     for step in range(1, 13):
         checkpoint.save(tmp_path, step, {})
-    checkpoint.prune(tmp_path, keep=keep, every=every, best=best)
+    checkpoint.prune(tmp_path, 12, keep=keep, every=every, best=best)
     assert checkpoint.steps(tmp_path) == left
 
 
@@ -146,7 +146,7 @@ def test_a_kill_while_saving_leaves_a_readable_checkpoint(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path; from sslkit import checkpoint\n"
         "x, run = torch.randn(3_000_000), Path(sys.argv[1])\n"
-        "for step in range(1, 10_000): checkpoint.save(run, step, {'x': x}); checkpoint.prune(run, keep=2)"
+        "for step in range(1, 10_000): checkpoint.save(run, step, {'x': x}); checkpoint.prune(run, step, keep=2)"
     )
     for wait in (0.0, 0.011, 0.037):
         process = subprocess.Popen(
@@ -162,3 +162,12 @@ def test_a_kill_while_saving_leaves_a_readable_checkpoint(tmp_path):
         assert step == state["step"] == checkpoint.steps(tmp_path)[-1]
     checkpoint.save(tmp_path, 20_000, {})
     assert not list(checkpoint.folder(tmp_path).glob("*.partial*"))
+
+
+def test_checkpoints_of_later_steps_that_the_run_passed_over_do_not_cost_it_its_own(tmp_path):
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, step, {"n": step})
+    checkpoint.prune(tmp_path, 20, keep=1)  # 30 is torn, and 20 was written again
+    assert checkpoint.steps(tmp_path) == [20, 30]
+    checkpoint.prune(tmp_path, 30, keep=1)
+    assert checkpoint.steps(tmp_path) == [30]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -127,5 +128,8 @@ def test_two_processes_meet_through_the_run_directory_and_leave_nothing_there(tm
     assert [path.name for path in run.iterdir()] == [
         ".meeting_killed.json"
     ]  # of a start that may still be about to meet
+    rendezvous.forget_others(run)
+    assert [path.name for path in run.iterdir()] == [".meeting_killed.json"]
+    os.utime(run / ".meeting_killed.json", (0, 0))
     rendezvous.forget_others(run)
     assert list(run.iterdir()) == []

@@ -45,3 +45,16 @@ def test_a_torn_or_strange_file_counts_as_none(tmp_path, text):
     assert found.by_step == {}
     found.add(2, {"dense/miou": 0.5})
     assert Results(tmp_path).by_step == {2: {"dense/miou": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"0": 5}', '{"0": [1]}', '{"0": {"a": null}}', '{"0": {"a": "x"}}', '{"%s": {"a": 1}}' % ("9" * 5000), "[]"],
+)
+def test_what_is_no_number_of_a_step_is_left_out(text, tmp_path):
+    (tmp_path / "evaluations.json").write_text(text)
+    results = Results(tmp_path)
+    assert results.last == {}
+    assert results.best("a", [0]) is None
+    results.add(0, {"a": 1.0})
+    assert Results(tmp_path).last == {"a": 1.0}

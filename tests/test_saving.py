@@ -129,7 +129,7 @@ def test_an_error_of_retention_stops_the_run_and_the_file_is_there(tmp_path):
 
 
 def test_retention_follows_each_file(tmp_path):
-    with Saver(tmp_path, written=lambda step: checkpoint.prune(tmp_path, keep=2)) as saver:
+    with Saver(tmp_path, written=lambda step: checkpoint.prune(tmp_path, step, keep=2)) as saver:
         for step in range(1, 6):
             saver.save(step, state_of(step))
     assert checkpoint.steps(tmp_path) == [4, 5]
@@ -193,7 +193,7 @@ def test_a_kill_while_the_thread_writes_leaves_the_last_file_whole(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path; from sslkit import checkpoint; from sslkit.saving import Saver\n"
         "run = Path(sys.argv[1])\n"
-        "with Saver(run, written=lambda step: checkpoint.prune(run, keep=2)) as saver:\n"
+        "with Saver(run, written=lambda step: checkpoint.prune(run, step, keep=2)) as saver:\n"
         "    for step in range(1, 10_000):\n"
         "        saver.save(step, {'x': torch.full((3_000_000,), float(step)), 'step': step})\n"
     )

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from sslkit import checkpoint, config
 from sslkit.cli import main
 from sslkit.errors import ConfigError
-from sslkit.launch import options
+from sslkit.launch import cluster, options
 from sslkit.launch.job import Job, ready, refuse_another_run
 from sslkit.launch.submission import Submission
 from sslkit.slurm import Slurm, minutes
@@ -203,7 +203,7 @@ def test_what_is_asked_of_slurm_is_no_part_of_a_run(tmp_path):
     assert "Slurm" not in (run / "operative.gin").read_text()
     assert "Slurm.nodes = 2" in (run / "config.gin").read_text()
     for others in ([], ["Slurm.partition = 'cpu'"], [*ON_SLURM, "Slurm.account = 'me'"]):
-        refuse_another_run(run, ready(["gin/cribo.gin"], [*bindings, *others]))
+        refuse_another_run(run, ready(["gin/cribo.gin"], [*bindings, *others]), 1)
 
 
 @pytest.mark.parametrize(
@@ -235,3 +235,20 @@ def test_a_machine_without_slurm_says_so(monkeypatch):
     done = CliRunner().invoke(main, ["launch", "--gin", "gin/cribo.gin", "--slurm"])
     assert done.exit_code == 2
     assert "there is no sbatch on this machine" in done.output
+
+
+@pytest.mark.parametrize(
+    "line, jobs",
+    [
+        ("52", ["52"]),
+        ("52_1", ["52_1"]),
+        ("52_[0-2%1]", ["52_0", "52_1", "52_2"]),
+        ("52_[0,3-4]", ["52_0", "52_3", "52_4"]),
+    ],
+)
+def test_jobs_of_an_array_that_wait_share_a_line(line, jobs):
+    assert cluster._parts(line) == jobs
+
+
+def test_less_than_a_megabyte_is_one(tmp_path):
+    assert Slurm(memory_gb=0.0001).parameters("x", tmp_path)["mem"] == "1M"  # none would be all for Slurm

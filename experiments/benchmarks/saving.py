@@ -113,7 +113,7 @@ class Watched(Saver):
         self.saves.copies.append(time.thread_time() - busy)
 
     def _note(self, step: int) -> None:
-        checkpoint.prune(self.run_dir, keep=1)
+        checkpoint.prune(self.run_dir, step, keep=1)
         self.saves.writes.append(time.monotonic() - self.began)
         self.saves.processor.append(time.thread_time())  # the thread is new for each file
 
@@ -135,7 +135,7 @@ def compare(args: argparse.Namespace, folder: Path) -> Compared:
 
     def at_once() -> None:
         checkpoint.save(folder, run.done, run.state())
-        checkpoint.prune(folder, keep=1)
+        checkpoint.prune(folder, run.done, keep=1)
 
     with Watched(folder) as saver:
         forms: dict[str, Callable[[], None]] = {

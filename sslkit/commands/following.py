@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,7 +74,11 @@ def _found(root: Path) -> Iterator[Path]:
     if any((root / sign).is_file() for sign in _SIGNS):
         yield root
         return
-    for folder in root.iterdir():
+    try:
+        inside = sorted(root.iterdir())
+    except OSError:  # of somebody else, perhaps
+        return
+    for folder in inside:
         if folder.is_dir() and not folder.is_symlink() and folder.name not in _SKIP and not folder.name.startswith("."):
             yield from _found(folder)
 
@@ -91,7 +95,7 @@ def _run(folder: Path, job: str, queued: cluster.JobState | None) -> Run:
         speed=f"{said['images_per_s']:.0f}" if at_work and _is_number(said.get("images_per_s")) else "-",
         left=spell(said["left_s"]) if at_work and _is_number(said.get("left_s")) else "-",
         probe=_probe(results),
-        where=f"job {job}" if job else f"{said.get('host', '-')}" + (f" {said['pid']}" if at_work else ""),
+        where=f"job {job}" if job else f"{said.get('host', '-')}" + (f" {said.get('pid', '-')}" if at_work else ""),
         message=message,
     )
 
@@ -117,14 +121,14 @@ def _state(folder: Path, said: Mapping[str, Any], queued: cluster.JobState | Non
     elif queued is not None and queued.state == "RUNNING":
         return "starting", ""
     elif queued is not None and state in ("new", "requeued") and queued.has_ended:
-        if state == "requeued" and queued.state == "CANCELLED":
+        if queued.state == "CANCELLED":
             return "stopped", "cancelled while it waited"
         return "failed", f"its job ended as {queued.state.lower()}; `sslkit logs {folder}` shows its output"
     return state, message
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < sys.float_info.max
 
 
 def _probe(results: Results) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -110,11 +109,15 @@ def checked(asked: Asked, texts: list[str], n_ranks: int | None) -> list[tuple[P
     Raises:
         ConfigError: a point is wrong, or a directory holds another run.
     """
+    if (asked.run_dir / "operative.gin").is_file():
+        raise ConfigError(
+            f"--out {asked.run_dir} is a run, in which those of a sweep would be lost: give another --out"
+        )
     found = []
     for point in grid_of(texts):
         try:
             settings = ready(asked.files, [*asked.bindings, *point.bindings], n_ranks)
-            refuse_another_run(asked.run_dir / point.folder, settings)
+            refuse_another_run(asked.run_dir / point.folder, settings, n_ranks)
         except ConfigError as error:
             raise ConfigError(f"the point {point.folder}: {error}") from error
         found.append((point, settings))
@@ -153,7 +156,8 @@ def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
             click.echo(f"[{n}/{len(grid)}] {point.folder}: finished before")
             continue
         click.echo(f"[{n}/{len(grid)}] {point.folder}")
-        words = _command(asked.words([*asked.bindings, *point.bindings], run_dir))
+        bindings = [*asked.bindings, *point.bindings]
+        words = [*processes_here.python_module("sslkit.launch"), *asked.words(bindings, run_dir)]
         words += [] if processes is None else ["--processes", str(processes)]
         code = processes_here.run_alone(words)
         if code in _INTERRUPTED:
@@ -166,11 +170,6 @@ def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
     click.echo((out / "sweep.md").read_text())
     click.echo(f"done: {out}/sweep.md and {out}/sweep.png" + (f"; {failed} of {len(grid)} failed" if failed else ""))
     return 1 if failed else 0
-
-
-def _command(words: list[str]) -> list[str]:
-    safe = [] if os.getcwd() in map(os.path.abspath, sys.path) else ["-P"]  # or `-m` would import from this folder
-    return [sys.executable, *safe, "-m", "sslkit.launch", *words]
 
 
 def results_of(run_dir: Path) -> dict[str, float]:

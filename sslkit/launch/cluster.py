@@ -91,7 +91,7 @@ def states(jobs: Iterable[str]) -> dict[str, JobState]:
     try:
         for line in _asked("sacct", "-n", "-P", "-X", f"-j{','.join(asked)}", "-oJobID,State").splitlines():
             job, _, state = line.partition("|")
-            found[job] = JobState(state.split(" ")[0])
+            found |= dict.fromkeys(_parts(job), JobState(state.split(" ")[0]))
     except SlurmError:  # without accounting
         pass
     try:
@@ -102,6 +102,23 @@ def states(jobs: Iterable[str]) -> dict[str, JobState]:
         job, state, reason, script = line.split("|", 3)
         found[job] = JobState(state, "" if reason == "None" else reason, Path(script))
     return found
+
+
+def _parts(job: str) -> list[str]:
+    """The jobs that a line stands for: those of an array that have not begun share one, as `52_[0-2,5%1]`."""
+    array, bracket, parts = job.partition("_[")
+    if not bracket:
+        return [job]
+    ends = [part.partition("-") for part in parts.rstrip("]").partition("%")[0].split(",")]
+    return [f"{array}_{n}" for first, _, last in ends for n in range(int(first), int(last or first) + 1)]
+
+
+def is_cancelled(job: str) -> bool:
+    """Whether somebody has cancelled a job that still ends, where Slurm keeps accounts."""
+    try:
+        return _asked("sacct", "-n", "-P", "-X", f"-j{job}", "-oState").startswith("CANCELLED")
+    except SlurmError:
+        return False
 
 
 def requeue(job: str) -> None:

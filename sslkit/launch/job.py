@@ -96,7 +96,7 @@ class Job:
         held.enter_context(alone_in(run_dir))
         rendezvous.forget_others(run_dir)
         files.forget_partial(run_dir)
-        refuse_another_run(run_dir, settings)
+        refuse_another_run(run_dir, settings, rendezvous.here().size)
         provenance.write(run_dir, settings, self.command)
         held.enter_context(_ending_said(run_dir, self.goes_on))
 
@@ -207,11 +207,14 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def refuse_another_run(run_dir: Path, settings: Config) -> None:
+def refuse_another_run(run_dir: Path, settings: Config, n_ranks: int | None) -> None:
     """Refuse to go on with other settings than the directory's run began with, but for those that change no result.
 
+    Args:
+        n_ranks: of the run now; None if that is asked later.
+
     Raises:
-        ConfigError: with the lines that differ.
+        ConfigError: with the lines that differ, or the numbers of ranks.
     """
     kept = run_dir / "operative.gin"
     if not checkpoint.steps(run_dir) and not (run_dir / "results.json").is_file():
@@ -225,4 +228,10 @@ def refuse_another_run(run_dir: Path, settings: Config) -> None:
         raise ConfigError(
             f"{run_dir} holds a run with other settings (- there, + now):\n" + "\n".join(differing) + "\n"
             "  give another --out, or repeat the settings to go on with that run"
+        )
+    before = [start.get("ranks") for start in provenance.starts_of(run_dir)][-1:]
+    if n_ranks is not None and isinstance(n := (before or [None])[0], int) and n != n_ranks:
+        raise ConfigError(
+            f"{run_dir} holds a run of {n} rank{'s' * (n != 1)}, which cannot go on with {n_ranks}: a step would have "
+            f"other images; give another --out, or the same number of ranks"
         )

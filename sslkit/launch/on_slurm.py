@@ -63,6 +63,9 @@ class SlurmJob(Job):
         if not stop.requeue:
             return
         run_dir = Path(self.run_dir)
+        if cluster.is_cancelled(this_job()):  # somebody asked for the end after Slurm had asked for another start
+            Status(run_dir).change("stopped", message=f"cancelled; {stop}")
+            return
         note = run_dir / "slurm" / "idle_starts.json"
         before = files.read_json(note, dict)
         n_idle = before.get("n", 0) + 1 if before.get("step") == stop.step else 0

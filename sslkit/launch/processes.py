@@ -79,12 +79,21 @@ def _handed_on(to: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def python_module(name: str) -> list[str]:
+    """The command that runs a module of ours in another process, and nothing from the folder that one is in.
+
+    `-m` would import from there first; where this process does so as well, it is the folder of the code.
+    """
+    safe = [] if os.getcwd() in map(os.path.abspath, sys.path) else ["-P"]
+    return [sys.executable, *safe, "-m", name]
+
+
 def _started(words: Sequence[str], n: int) -> list[subprocess.Popen[bytes]]:
     meeting = uuid.uuid4().hex
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, rendezvous.processors() // n))}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "sslkit", *words],
+            [*python_module("sslkit"), *words],
             env={
                 **os.environ,
                 **threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import sys
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError
 from submitit.slurm import slurm as writer
 
 from sslkit import files, status
@@ -111,7 +111,7 @@ class Submission:
             refuse_links(folder)
         _refuse_no_partition(resources)
         for run_dir, settings in zip(self.run_dirs, self.settings, strict=True):
-            refuse_another_run(run_dir, settings)
+            refuse_another_run(run_dir, settings, resources.n_ranks)
         _refuse_running(self.run_dirs)
         _refuse_folder(self.folder, resources)
         said = cluster.refusal(self.script)
@@ -124,32 +124,36 @@ class Submission:
         Raises:
             SlurmError: it does not take them.
         """
-        code = snapshot.take(self._code)
-        executor, _ = self._executor(code)
-        jobs = [
-            SlurmJob(
-                files=[str(_frozen(run_dir, settings))],
-                run_dir=str(run_dir.absolute()),
-                command=list(self.command),
-                folder=os.getcwd(),
-                code=str(code),
-                axes=list(self.axes),
-                sweep_dir=str(self.sweep_dir.absolute()),
-            )
-            for run_dir, settings in zip(self.run_dirs, self.settings, strict=True)
-        ]
-        try:
-            with executor.batch():
-                submitted = [executor.submit(job) for job in jobs]
-        except (FailedJobError, OSError) as error:
-            raise SlurmError(f"Slurm did not take the job: {error}") from error
-        numbers = [str(job.job_id) for job in submitted]
-        for link in self.folder.glob(".submission_file_*.sh"):  # which would lead out of a run that is moved
-            link.unlink()
-        for run_dir, number in zip(self.run_dirs, numbers, strict=True):
-            said = {"job": number, "submitted": time.time()}
-            files.put_json(run_dir / "slurm" / "job.json", said)
-        return numbers
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with files.to_lock(self.folder / ".submission") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)  # or two commands at the same time submit the same run twice
+            _refuse_running(self.run_dirs)
+            code = snapshot.take(self._code)
+            executor, _ = self._executor(code)
+            jobs = [
+                SlurmJob(
+                    files=[str(_frozen(run_dir, settings))],
+                    run_dir=str(run_dir.absolute()),
+                    command=list(self.command),
+                    folder=os.getcwd(),
+                    code=str(code),
+                    axes=list(self.axes),
+                    sweep_dir=str(self.sweep_dir.absolute()),
+                )
+                for run_dir, settings in zip(self.run_dirs, self.settings, strict=True)
+            ]
+            try:
+                with executor.batch():
+                    submitted = [executor.submit(job) for job in jobs]
+            except (RuntimeError, OSError) as error:  # submitit has several kinds
+                raise SlurmError(f"Slurm did not take the job: {error}") from error
+            numbers = [str(job.job_id) for job in submitted]
+            for link in self.folder.glob(".submission_file_*.sh"):  # which would lead out of a run that is moved
+                link.unlink()
+            for run_dir, number in zip(self.run_dirs, numbers, strict=True):
+                said = {"job": number, "submitted": time.time()}
+                files.put_json(run_dir / "slurm" / "job.json", said)
+            return numbers
 
 
 def _frozen(run_dir: Path, settings: Config) -> Path:
@@ -165,11 +169,11 @@ def _frozen(run_dir: Path, settings: Config) -> Path:
 
 def _refuse_no_partition(resources: Slurm) -> None:
     known = cluster.partitions()
-    if resources.partition is not None and resources.partition not in known:
-        near = did_you_mean(resources.partition, known, after="; ")
-        raise ConfigError(
-            f"partition={resources.partition!r} does not exist{near}; there is: {', '.join(known)} (sinfo lists them)"
-        )
+    for name in (resources.partition or "").split(",") if resources.partition is not None else ():
+        if name in known:
+            continue
+        near = did_you_mean(name, known, after="; ")
+        raise ConfigError(f"partition={name!r} does not exist{near}; there is: {', '.join(known)} (sinfo lists them)")
 
 
 def _refuse_running(run_dirs: Sequence[Path]) -> None:
