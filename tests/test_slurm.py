@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,20 @@ CRIBO = (
     f"train.n_steps = {N_STEPS}",
     "train.save_every = 15",
 )
+# an evaluation at every step keeps a job busy and changes no weight
+EVALUATED = (
+    "train.evaluations = {'dense': @evaluate.DenseRetrieval()}",
+    "train.evaluate_every = 1",
+    "memory/datasets.Scenes.n_images = 16",
+    "val/datasets.Scenes.n_images = 8",
+)
 TWO_TASKS = ("--slurm", "--tasks", "2", "--cpus", "1", "--time", "10")
+
+
+def cribo(*others):
+    """The same bindings, and others, which take the place of those of their names."""
+    names = {binding.partition(" = ")[0] for binding in others}
+    return (*(binding for binding in CRIBO if binding.partition(" = ")[0] not in names), *others)
 
 
 def launch(run, *words, bindings=CRIBO):
@@ -93,7 +107,7 @@ def test_a_job_that_is_asked_to_in_the_middle_of_an_epoch_saves_queues_itself_an
     slurm, tmp_path, undisturbed
 ):
     run = tmp_path / "run"
-    job = submit(run, bindings=(*CRIBO, f"train.save_every = {N_STEPS}"))
+    job = submit(run, bindings=cribo(f"train.save_every = {N_STEPS}"))
     wait_for(lambda: step_of(run) > 1, run)
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
     wait_for(lambda: status.read(run).get("state") == "requeued", run)
@@ -111,14 +125,14 @@ def test_a_job_that_is_asked_to_in_the_middle_of_an_epoch_saves_queues_itself_an
 
 def test_at_its_time_limit_a_job_saves_queues_itself_and_ends_with_the_same_bits(slurm, tmp_path, undisturbed):
     run = tmp_path / "run"
-    job = submit(run, bindings=(*CRIBO, "Slurm.signal_s = 30"))
+    job = submit(run, bindings=cribo("Slurm.signal_s = 30", *EVALUATED))
     wait_for(lambda: step_of(run) > 1, run)
     subprocess.run(["scontrol", "update", f"JobId={job}", "EndTime=now+40"], check=True)  # Slurm looks every 30 s
-    wait_for(lambda: checkpoint.steps(run) or is_finished(run), run)
     wait_for(lambda: is_finished(run), run)
     assert same(undisturbed, checkpoint.latest(run)[1])
     assert restarts(job) >= 1
     assert "stopped by SIGUSR2" in (run / "log.txt").read_text()
+    assert sorted(map(int, json.loads((run / "evaluations.json").read_text()))) == list(range(N_STEPS + 1))
 
 
 @pytest.mark.parametrize("grace", ["enough", "none"])
@@ -126,14 +140,18 @@ def test_a_job_that_is_requeued_from_outside_ends_with_the_same_bits(slurm, tmp_
     run = tmp_path / "run"
     job = submit(run)
     wait_for(lambda: step_of(run) > (1 if grace == "enough" else 16), run)
-    if grace == "none":  # as a node that fails: no process gets to save
+    if grace == "none":  # as when a machine fails: no process gets to save
         wait_for(lambda: checkpoint.steps(run), run)
-        subprocess.run(["scancel", "--signal=KILL", job], check=False)
-    subprocess.run(["scontrol", "requeue", job], check=grace == "enough")
+        os.kill(status.read(run)["pid"], signal.SIGKILL)
+        wait_for(lambda: has_ended(job), run)
+        assert status.read(run)["state"] == "running"  # nobody could say more
+    subprocess.run(["scontrol", "requeue", job], check=True)
     wait_for(lambda: is_finished(run), run)
     assert same(undisturbed, checkpoint.latest(run)[1])
     assert restarts(job) >= 1
-    assert ("stopped by SIGTERM" in (run / "log.txt").read_text()) == (grace == "enough")
+    said = (run / "log.txt").read_text()
+    assert ("stopped by SIGTERM" in said) == (grace == "enough")
+    assert ("going on from step 15" in said) == (grace == "none")
 
 
 def test_a_cancelled_job_saves_and_does_not_come_back(slurm, tmp_path):
