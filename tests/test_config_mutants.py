@@ -18,7 +18,7 @@ from sslkit.config.tree import Node
 from sslkit.parameters import Existing, Within
 from sslkit.registry import everything
 
-N_MUTANTS = 168  # of each file
+N_MUTANTS = 85  # of each file
 BUILT = 17  # one in so many is looked at for contradictions too, which takes its time
 # a file that is only part of a run, and the files of a run that it is part of
 RUNS = {

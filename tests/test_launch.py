@@ -127,8 +127,7 @@ METHODS = {"gin/cribo.gin": (*TINY, "train.save_every = 3"), "gin/adasim.gin": (
 
 
 @pytest.mark.parametrize("file", METHODS)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_run_killed_at_any_moment_ends_with_the_same_bits(file, seed, tmp_path):
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(file, tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "killed"
 
     def words(out):
@@ -139,7 +138,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(file, seed, tmp_path
     process = subprocess.Popen(words(run), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not checkpoint.steps(run) and process.poll() is None:
         time.sleep(0.02)
-    time.sleep(random.Random(seed).uniform(0, 1.0))
+    time.sleep(random.Random(file).uniform(0, 1.0))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     interrupted = checkpoint.steps(run)[-1]
@@ -155,7 +154,7 @@ def test_partners_are_drawn_again_as_they_were_from_every_checkpoint_in_the_midd
     asked = ("launch", "--gin", "gin/adasim.gin", "--steps", "14")
     assert sslkit(*asked, "--out", str(whole), bindings=bindings).returncode == 0
     assert json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["partners/bootstrapped"] == 1
-    for left in (7, 8, 9, 10):  # epoch 2 is steps 7 to 9: partners are active and three checkpoints lie inside it
+    for left in (7, 8):  # epoch 2 is steps 7 to 9: partners are active, and these lie at its start and inside it
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(whole, run)
         for step in checkpoint.steps(run):

@@ -26,6 +26,7 @@ from sslkit.datasets import ImageFolder, Segmentation
 from sslkit.datasets.image_folder import UnreadableImagesError, read_rgb
 from sslkit.errors import CheckpointError, ConfigError
 from sslkit.heads import Projector
+from sslkit.launch import processes
 from sslkit.launch.job import alone_in
 from sslkit.launch.options import Asked, on_images
 from sslkit.links import refuse_links
@@ -711,10 +712,11 @@ def test_images_of_the_usual_kinds_are_read_whatever_their_name(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_runs_of_a_sweep_import_nothing_from_the_folder_that_one_is_in(tmp_path, monkeypatch, marker):
+def test_the_runs_of_a_sweep_and_ranks_import_nothing_from_the_folder_that_one_is_in(tmp_path, monkeypatch, marker):
     (tmp_path / "click.py").write_text(f"open({str(marker)!r}, 'w').close()\nraise SystemExit(1)\n")
     monkeypatch.chdir(tmp_path)
-    command = sweep._command(["gin/cribo.gin"], ["train.seed = 'none'"], tmp_path / "run")
+    words = ("--gin", "gin/cribo.gin", "--set", "train.seed = 'none'", "--out", str(tmp_path / "run"))
+    command = [*processes.python_module("sslkit.launch"), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2 and "train.seed = 'none' does not fit" in done.stderr
