@@ -22,6 +22,7 @@ T = TypeVar("T")
 Scope = Literal["rank", "all"]  # whether something takes in this rank alone, or all of them
 
 
+LONGEST_S = 365 * 86400.0  # that a rank waits; far beyond it there is no such length of time
 _alone = False  # while rank 0 does what the others wait for
 
 
@@ -95,7 +96,7 @@ def start(device: torch.device, run_dir: Path, *, patience_s: float = 1800) -> N
     if place.meeting:
         options = {"store": rendezvous.meet(place, run_dir), "rank": place.rank, "world_size": place.size}
     global _patience
-    _patience = min(timedelta(days=365), timedelta(seconds=min(patience_s, 1e9)))
+    _patience = timedelta(seconds=min(patience_s, LONGEST_S))
     dist.init_process_group("nccl" if has_cuda else "gloo", timeout=_patience, **options)
     _usual_group()  # now, as a rank that hangs later could not join
     rendezvous.met(place, run_dir)

@@ -44,9 +44,11 @@ def contradictions(settings: Config, n_ranks: int | None = 1) -> list[Problem]:
     builder = Builder()
     problems = list(_folders(settings))
     missing = {problem.binding for problem in problems}
+    resources, found = _resources(settings)
+    problems += found
     for entry in settings.tree.entries.values():
         if entry.known.name == "train":
-            problems += _of_training(settings, entry, builder, n_ranks)
+            problems += _of_training(settings, entry, builder, resources.n_ranks if n_ranks is None else n_ranks)
         else:
             builder.arguments(entry)
     return [*(problem for problem in builder.problems if problem.binding not in missing), *problems]
@@ -70,19 +72,16 @@ def _missing(folder: Path) -> Path | None:
         return folder
 
 
-def _of_training(settings: Config, train: Node, builder: Builder, n_ranks: int | None) -> list[Problem]:
+def _of_training(settings: Config, train: Node, builder: Builder, n_ranks: int) -> list[Problem]:
     built = {name: _built(train, name, builder) for name in ("augmenter", "data", "evaluations", "optimizer")}
     with torch.device("meta"):
         method = _built(train, "method", builder)
-    asked = _resources(settings)
-    problems = [*(asked if isinstance(asked, list) else []), *_heads(settings, train), *_searches(train)]
+    problems = [*_heads(settings, train), *_searches(train)]
     problems += _unused(train, method) if method is not None else []
     problems += _centerings(train, method) if method is not None else []
     problems += [*_device(train), *_best(train)]
     length = None
     if method is not None and built["data"] is not None:
-        if n_ranks is None:
-            n_ranks = asked.n_ranks if isinstance(asked, Slurm) else 1
         length, found = _plan(settings, train, method, built["data"], n_ranks)
         problems += found
     if method is not None and length is not None:
@@ -103,12 +102,12 @@ def _of_training(settings: Config, train: Node, builder: Builder, n_ranks: int |
     return problems
 
 
-def _resources(settings: Config) -> list[Problem] | Slurm:
-    """What is asked of Slurm, or how it does not fit together."""
+def _resources(settings: Config) -> tuple[Slurm, list[Problem]]:
+    """What is asked of Slurm; the defaults and why not, if it does not fit together."""
     try:
-        return Slurm(**Builder().arguments(settings.tree.entries["Slurm"])) if settings.has("Slurm") else Slurm()
+        return (Slurm(**settings.build("Slurm")) if settings.has("Slurm") else Slurm()), []
     except ValueError as error:
-        return [_speaking_of(settings, error)]
+        return Slurm(), [_speaking_of(settings, error)]
 
 
 def _room(settings: Config, method: Method, data: Sized | None) -> list[Problem]:

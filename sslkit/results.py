@@ -11,7 +11,11 @@ from pathlib import Path
 
 from sslkit import files
 
-LARGEST = sys.float_info.max
+
+def numbers(found: Mapping[str, object]) -> dict[str, float]:
+    """Those of the values that a float can hold, as they are; one that is no number (NaN) is a result as well."""
+    known = {name: x for name, x in found.items() if isinstance(x, int | float)}
+    return {name: x for name, x in known.items() if not abs(x) > sys.float_info.max}  # a whole number may be
 
 
 class Results:
@@ -23,7 +27,7 @@ class Results:
     def __init__(self, run_dir: Path, *, first: int | None = None):
         self.path = run_dir / "evaluations.json"
         kept = {
-            int(step): {name: x for name, x in found.items() if isinstance(x, int | float) and abs(x) <= LARGEST}
+            int(step): numbers(found)
             for step, found in files.read_json(self.path, dict).items()
             if step.isdecimal() and len(step) < 19 and isinstance(found, dict)  # not of our making, or damaged
         }

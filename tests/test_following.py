@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -114,6 +115,17 @@ def finished(tmp_path_factory):
         ["sslkit"],
     )()
     return run
+
+
+@pytest.mark.slow
+def test_a_run_that_would_go_on_with_another_name_of_the_best_is_refused_and_loses_none(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    kept = checkpoint.steps(run)
+    bindings = small(*EVALUATED, "train.n_steps = 7", "train.keep = 1", "train.keep_best = 'dense/mIoU'")
+    with pytest.raises(ConfigError, match="keep_best='dense/mIoU', but what evaluations find is dense/miou"):
+        Job(["gin/cribo.gin"], [*bindings], str(run), ["sslkit"])()
+    assert checkpoint.steps(run) == kept
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from sslkit.results import Results
@@ -58,3 +60,8 @@ def test_what_is_no_number_of_a_step_is_left_out(text, tmp_path):
     assert results.best("a", [0]) is None
     results.add(0, {"a": 1.0})
     assert Results(tmp_path).last == {"a": 1.0}
+
+
+def test_a_result_that_is_not_a_number_is_one_all_the_same(tmp_path):
+    Results(tmp_path).add(3, {"dense/miou": math.nan})
+    assert list(Results(tmp_path).last) == ["dense/miou"]  # else the run that keeps the best by it could not go on

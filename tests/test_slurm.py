@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -166,6 +167,30 @@ def test_a_cancelled_job_saves_and_does_not_come_back(slurm, tmp_path):
     assert status.read(run)["state"] == "stopped"
     assert checkpoint.steps(run)[-1] == status.read(run)["step"]
     assert not list(run.glob("slurm/.*.sh"))  # links of submitit, which would lead out of a run that is moved
+
+
+def test_a_job_that_is_cancelled_while_it_saves_to_go_on_later_does_not_come_back(slurm, tmp_path):
+    run = tmp_path / "run"
+    job = submit(run)
+    wait_for(lambda: step_of(run) > 1, run)
+    speaker = status.read(run)["pid"]
+    os.kill(speaker, signal.SIGSTOP)  # so that it finds both at once
+    os.kill(speaker, signal.SIGUSR2)
+    subprocess.run(["scancel", job], check=True)
+    os.kill(speaker, signal.SIGCONT)
+    wait_for(lambda: has_ended(job), run)
+    assert restarts(job) == 0
+    assert status.read(run)["state"] == "stopped"
+    assert status.read(run)["message"].startswith("cancelled; stopped by SIG")
+
+
+def test_of_two_submissions_at_once_one_is_refused(slurm, tmp_path):
+    run = tmp_path / "run"
+    with ThreadPoolExecutor(2) as both:
+        done = list(both.map(lambda _: launch(run, *TWO_TASKS), range(2)))
+    assert sorted(each.returncode for each in done) == [0, 2], [each.stderr for each in done]
+    assert any(f"{run} is job {job_of(run)}" in each.stderr for each in done)
+    subprocess.run(["scancel", job_of(run)], check=True)
 
 
 def test_only_a_job_of_this_run_is_cancelled(slurm, tmp_path):

@@ -171,9 +171,9 @@ def _tail(path: Path, n: int) -> tuple[list[str], int]:
 def _outputs(run_dir: Path) -> list[Path]:
     """What rank 0 of the job of a run printed."""
     job = job_of(run_dir)
-    return (
-        [] if job is None else [path for folder in _submitted_from(run_dir) for path in folder.glob(f"{job}_0_log.out")]
-    )
+    if job is None:
+        return []
+    return [path for folder in _submitted_from(run_dir) for path in folder.glob(f"{job}_0_log.out")]
 
 
 def _submitted_from(run_dir: Path) -> tuple[Path, Path]:
@@ -199,7 +199,7 @@ def cancel(root: Path) -> list[str]:
     Raises:
         ConfigError: no run there is at work or in the queue.
     """
-    done = []
+    done, refused = [], []
     folders = [run.folder for run in runs(root)]
     states = cluster.states(job for folder in folders if (job := job_of(folder)) is not None)
     for folder in folders:
@@ -207,10 +207,11 @@ def cancel(root: Path) -> list[str]:
         state = states.get(job) if job is not None else None
         if job is not None and state is not None and not state.has_ended:
             if state.script is None or state.script.parent.resolve() not in _submitted_from(folder):
-                raise ConfigError(
+                refused.append(
                     f"{folder} says that it is job {job}, but that was submitted by {state.script}, not for this "
                     f"run; if it is the one you mean, `scancel {job}` ends it"
                 )
+                continue
             cluster.cancel(job)
             done.append(f"{folder}: job {job} is cancelled" + ("; it saves first" if holder is not None else ""))
         elif holder:
@@ -220,8 +221,8 @@ def cancel(root: Path) -> list[str]:
             host = status.read(folder).get("host")
             done.append(f"{folder}: it runs on {host}; ask there")
     if not done:
-        raise ConfigError(f"no run in {root} is at work or in the queue")
-    return done
+        raise ConfigError("\n".join(refused) or f"no run in {root} is at work or in the queue")
+    return [*done, *refused]
 
 
 def best_step(run_dir: Path, name: str) -> int:

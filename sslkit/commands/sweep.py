@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
-import json
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +19,12 @@ from sslkit.config import Config
 from sslkit.config.syntax import parse
 from sslkit.config.text import spell
 from sslkit.errors import ConfigError
-from sslkit.files import to_lock, whole
+from sslkit.files import read_json, to_lock, whole
 from sslkit.launch import processes as processes_here
 from sslkit.launch.job import ready, refuse_another_run
 from sslkit.launch.options import Asked
 from sslkit.monitors.style import literal, save
+from sslkit.results import numbers
 from sslkit.shown import in_markdown
 
 Rows = Mapping[tuple[str, ...], list[dict[str, float]]]  # results of each point, one for each seed
@@ -174,13 +173,7 @@ def sweep(asked: Asked, texts: list[str], processes: int | None = None) -> int:
 
 def results_of(run_dir: Path) -> dict[str, float]:
     """The last results of a finished run; nothing if it is not finished."""
-    kept = run_dir / "results.json"
-    try:
-        found = json.loads(kept.read_text()) if kept.is_file() else {}
-    except (ValueError, RecursionError):
-        return {}
-    numbers = {k: v for k, v in found.items() if isinstance(v, float | int)} if isinstance(found, dict) else {}
-    return {k: v for k, v in numbers.items() if not abs(v) > sys.float_info.max}  # a whole number may be
+    return numbers(read_json(run_dir / "results.json", dict))
 
 
 def write_report(out: Path, grid: Sequence[Point]) -> None:

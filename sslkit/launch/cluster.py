@@ -109,8 +109,12 @@ def _parts(job: str) -> list[str]:
     array, bracket, parts = job.partition("_[")
     if not bracket:
         return [job]
-    ends = [part.partition("-") for part in parts.rstrip("]").partition("%")[0].split(",")]
-    return [f"{array}_{n}" for first, _, last in ends for n in range(int(first), int(last or first) + 1)]
+    ranges = re.findall(r"(?<=[\[,])(\d+)(?:-(\d+))?(?:[:](\d+))?(?=[,%\]])", f"[{parts}")  # it may end in `...`
+    return [
+        f"{array}_{n}"
+        for first, last, step in ranges
+        for n in range(int(first), int(last or first) + 1, int(step or "1"))
+    ]
 
 
 def is_cancelled(job: str) -> bool:

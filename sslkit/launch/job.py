@@ -71,18 +71,22 @@ class Job:
             ):
                 distributed.on_main(lambda: refuse_wrong(settings, problems, rendezvous.here().size))
                 distributed.on_main(lambda: self._take(run_dir, settings, held))
-                results = self._train(run_dir, settings)
-                distributed.on_main(lambda: self.finished(results))
-                return results
+                return self._train_to_the_end(run_dir, settings)
         except Interrupted as stop:
             distributed.on_main(partial(self.interrupted, stop))
-            raise
-        except (Refused, NotFinite):
-            _let_rank_0_say_why(run_dir)
             raise
         finally:
             distributed.stop()
             gc.freeze()  # else Python looks at every object of torch for seconds as it ends, and Slurm waits for few
+
+    def _train_to_the_end(self, run_dir: Path, settings: Config) -> dict[str, float]:
+        try:
+            results = self._train(run_dir, settings)
+            distributed.on_main(lambda: self.finished(results))
+        except (Refused, NotFinite):
+            _let_rank_0_say_why(run_dir)
+            raise
+        return results
 
     def finished(self, results: dict[str, float]) -> None:
         """What rank 0 does with the results, while the others wait."""

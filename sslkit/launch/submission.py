@@ -18,7 +18,6 @@ from submitit.slurm import slurm as writer
 
 from sslkit import files, status
 from sslkit.config import Config, load
-from sslkit.config.build import Builder
 from sslkit.errors import ConfigError, SlurmError
 from sslkit.launch import cluster, snapshot
 from sslkit.launch.job import ready, refuse_another_run
@@ -73,7 +72,7 @@ class Submission:
                     f"{origin.place}: Slurm.{name} = {origin.value!r} becomes lines of the job's shell, which a file "
                     f"brings along only with --trust-files; or type them: --setup LINE, --set 'Slurm.{name} = ...'"
                 )
-        return Slurm(**Builder().arguments(settings.tree.entries["Slurm"]))
+        return Slurm(**settings.build("Slurm"))
 
     @property
     def script(self) -> str:
@@ -169,9 +168,8 @@ def _frozen(run_dir: Path, settings: Config) -> Path:
 
 def _refuse_no_partition(resources: Slurm) -> None:
     known = cluster.partitions()
-    for name in (resources.partition or "").split(",") if resources.partition is not None else ():
-        if name in known:
-            continue
+    asked = [] if resources.partition is None else resources.partition.split(",")
+    for name in (name for name in asked if name not in known):
         near = did_you_mean(name, known, after="; ")
         raise ConfigError(f"partition={name!r} does not exist{near}; there is: {', '.join(known)} (sinfo lists them)")
 
